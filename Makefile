@@ -1,0 +1,85 @@
+# Two commands matter to a reader: `make lab` and `make test`. `make` alone lists the rest.
+# pip's own settings (index, extra index, find-links) apply as they are.
+PYTHON3 ?= python3
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# More flags for JupyterLab, for example: make lab LAB_FLAGS="--no-browser --port=8889"
+LAB_FLAGS ?=
+# `make lock` keeps torch where it is, unless told otherwise: make lock TORCH=2.14.0
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+
+# The stamps make a second run install nothing, until one of the two files changes.
+LAB_STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test student export execute contract bench assets lock doctor clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 17
+
+lab: $(LAB_STAMP)  ## install what is missing and open the course in JupyterLab
+	@test -d student || $(PYTHON) -m mmlesson student
+	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_FLAGS) notebooks/00_start_here.ipynb
+
+test: export MMLESSON_RESULTS := $(CURDIR)/test-artifacts/results
+test: $(TEST_STAMP)  ## run every test and every notebook
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+
+student: $(LAB_STAMP)  ## build the student edition in student/ (keeps every file that exists)
+	$(PYTHON) -m mmlesson student
+
+doctor: $(LAB_STAMP)  ## say what is right with this machine, and what to do about the rest
+	@$(PYTHON) -m mmlesson doctor
+
+export: $(TEST_STAMP)  ## write mmlesson/models from the notebooks' "#| export" cells
+	$(VENV)/bin/nbdev-export
+
+# `jupyter execute`, because `nbconvert --execute` sometimes hangs on widgets. GitHub refuses notebooks with stored
+# widgets, and a patch version of Python is no news: nbstripout drops both and keeps outputs, counts and cell ids.
+execute: $(TEST_STAMP)  ## run every notebook in place, in order, and store its outputs
+	@set -e; for notebook in $(NOTEBOOKS); do \
+	  echo "$$notebook"; \
+	  $(VENV)/bin/jupyter execute --inplace --timeout 900 --kernel_name=python3 "$$notebook"; \
+	  $(VENV)/bin/nbstripout --keep-output --keep-count --keep-id \
+	    --extra-keys "metadata.widgets metadata.language_info.version" "$$notebook"; \
+	done
+
+contract: execute  ## measure every lesson and write the README's table of minutes and megabytes
+	$(PYTHON) -m mmlesson contract
+
+bench: $(LAB_STAMP)  ## measure scenes per second
+	$(PYTHON) -m mmlesson.world.bench
+
+assets: $(LAB_STAMP)  ## train the shipped checkpoints again
+	$(PYTHON) -m mmlesson.make_assets
+
+# "+cpu" and the like name one index's build of a version; PyPI has the version only.
+lock:  ## write constraints.txt: the newest versions of everything, except torch
+	@test -n "$(TORCH)" || { echo "constraints.txt names no torch version: say which, as in make lock TORCH=2.13.0"; exit 1; }
+	@set -e; lock=$$(mktemp -d); trap 'rm -rf "$$lock"' EXIT; \
+	$(PYTHON3) -m venv "$$lock"; \
+	"$$lock/bin/python" -m pip install "torch==$(TORCH)" -e ".[test]"; \
+	"$$lock/bin/python" -m pip freeze --all --exclude pip --exclude-editable > "$$lock/freeze.txt"; \
+	sed 's/+[a-z0-9.]*$$//' "$$lock/freeze.txt" | LC_ALL=C sort -f > constraints.txt; \
+	echo "constraints.txt: $$(wc -l < constraints.txt) packages"
+
+clean:  ## remove .venv, caches and test artifacts (student/ and results/ are yours: they stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache test-artifacts
+	find mmlesson tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PYTHON):
+	@$(PYTHON3) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "mmlesson needs Python 3.11 or newer, but $(PYTHON3) is " + sys.version.split()[0] + \
+	  ". Name a newer one: make lab PYTHON3=python3.12")'
+	$(PYTHON3) -m venv $(VENV)
+
+$(LAB_STAMP): pyproject.toml constraints.txt | $(PYTHON)
+	$(PYTHON) -m pip install -c constraints.txt -e .
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml constraints.txt | $(PYTHON)
+	$(PYTHON) -m pip install -c constraints.txt -e ".[test]"
+	@touch $(LAB_STAMP) $@
