@@ -1,0 +1,261 @@
+"""Scenes: what is where, in which color, of which size. The spec is the truth; pictures and captions come from it."""
+
+import difflib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from mmlesson.world import glyphs
+from mmlesson.world.objects import COLORS, NATURAL, OBJECTS
+
+OBJECT_INDEX = {o.name: i for i, o in enumerate(OBJECTS)}
+COLOR_INDEX = {c.name: i for i, c in enumerate(COLORS)} | {"natural": NATURAL}
+MAX_ITEMS = 4
+EMPTY = -1
+BACKGROUND = (0.96, 0.96, 0.94)  # paper; random scenes draw a light color of their own
+
+
+def held_out(objects, colors):
+    """True where an (object, color) pair is kept out of training: (object index + color index) divisible by 8.
+
+    So 96 of the 768 pairs are never seen in training: one color for each object, 12 objects for each color.
+    Works on ints and on tensors of any shape. "natural" is never held out.
+    """
+    return ((objects + colors) % len(COLORS) == 0) & (colors != NATURAL)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One drawing in a scene. x, y: center; size: longer side; all in fractions of the picture. angle: degrees."""
+
+    object: str
+    color: str = "natural"
+    x: float = 0.5
+    y: float = 0.5
+    size: float = 0.8
+    angle: float = 0.0
+
+
+@dataclass
+class Scenes:
+    """A batch of N scenes with up to K items each, as tensors.
+
+    objects, colors (N, K) long, EMPTY where there is no item; centers (N, K, 2), sizes (N, K) in fractions of the
+    picture's side; angles (N, K) in radians, counterclockwise; backgrounds (N, 3) RGB in [0, 1].
+    """
+
+    objects: torch.Tensor
+    colors: torch.Tensor
+    centers: torch.Tensor
+    sizes: torch.Tensor
+    angles: torch.Tensor
+    backgrounds: torch.Tensor
+
+    def __len__(self):
+        return len(self.objects)
+
+    def __getitem__(self, index):
+        """Some of the scenes: any index that a tensor takes for its first dimension, kept as a batch."""
+        if isinstance(index, int):
+            index = [index]
+        return Scenes(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    @property
+    def present(self):
+        """(N, K) bool: where there is an item."""
+        return self.objects != EMPTY
+
+    @property
+    def counts(self):
+        """(N,) long: how many items each scene has."""
+        return self.present.sum(dim=1)
+
+    def boxes(self):
+        """The exact box around every item: (N, K, 4) as x0, y0, x1, y1 in fractions of the side; zeros where empty."""
+        points = glyphs.outline()[self.objects.clamp(min=0)]  # (N, K, directions, 2)
+        cos, sin = self.angles.cos()[..., None], self.angles.sin()[..., None]
+        # y points down in pictures, so a counterclockwise turn by the angle reads like this.
+        x = cos * points[..., 0] + sin * points[..., 1]
+        y = cos * points[..., 1] - sin * points[..., 0]
+        turned = torch.stack([x, y], dim=-1) * (self.sizes / 2)[..., None, None] + self.centers[..., None, :]
+        boxes = torch.cat([turned.amin(dim=2), turned.amax(dim=2)], dim=-1)
+        return boxes * self.present[..., None]
+
+
+def _named(kind, name, known):
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(list(known)[:10])}, ..."
+    raise ValueError(f"There is no {kind} {name!r} in the world; {hint}")
+
+
+def scene(*items, background=BACKGROUND):
+    """One scene written by hand, as a batch of one: scene(Item("cat", "red", x=0.3, size=0.4), ...).
+
+    Raises ValueError, in one sentence, for an unknown object or color, a size that is not in (0, 1], an item that
+    leaves the picture, items that overlap, or a wrong number of items.
+    """
+    if not 1 <= len(items) <= MAX_ITEMS:
+        raise ValueError(f"A scene holds 1 to {MAX_ITEMS} items, and this one has {len(items)}.")
+    for item in items:
+        what = f"the {item.color} {item.object}"
+        _named("object", item.object, OBJECT_INDEX)
+        _named("color", item.color, COLOR_INDEX)
+        if not 0 < item.size <= 1:
+            raise ValueError(f"The size of {what} is {item.size}; it is a fraction of the picture, above 0 and up to 1.")
+    made = Scenes(
+        objects=torch.tensor([[OBJECT_INDEX[i.object] for i in items]]),
+        colors=torch.tensor([[COLOR_INDEX[i.color] for i in items]]),
+        centers=torch.tensor([[(float(i.x), float(i.y)) for i in items]]),
+        sizes=torch.tensor([[float(i.size) for i in items]]),
+        angles=torch.deg2rad(torch.tensor([[float(i.angle) for i in items]])),
+        backgrounds=torch.tensor([background], dtype=torch.float32),
+    )
+    boxes = made.boxes()[0]
+    for item, box in zip(items, boxes):
+        if box.min() < -0.01 or box.max() > 1.01:
+            raise ValueError(
+                f"The {item.color} {item.object} leaves the picture: its box is {_rounded(box)}, "
+                "and x and y run from 0 to 1; move it inward or make it smaller."
+            )
+    for a in range(len(items)):
+        for b in range(a):
+            if (torch.minimum(boxes[a, 2:], boxes[b, 2:]) > torch.maximum(boxes[a, :2], boxes[b, :2])).all():
+                raise ValueError(
+                    f"The {items[a].color} {items[a].object} overlaps the {items[b].color} {items[b].object}: "
+                    f"their boxes are {_rounded(boxes[a])} and {_rounded(boxes[b])}; move one or make it smaller."
+                )
+    return made
+
+
+def _rounded(box):
+    return tuple(round(v, 2) for v in box.tolist())
+
+
+def join(batches):
+    """Several batches of scenes as one; those with fewer items are filled up with EMPTY."""
+    width = max(b.objects.shape[1] for b in batches)
+
+    def padded(tensor, name):
+        missing = width - tensor.shape[1]
+        if name == "backgrounds" or not missing:
+            return tensor
+        filler = EMPTY if name in ("objects", "colors") else 0
+        return torch.cat([tensor, tensor.new_full((len(tensor), missing, *tensor.shape[2:]), filler)], dim=1)
+
+    return Scenes(*(torch.cat([padded(getattr(b, n), n) for b in batches]) for n in Scenes.__dataclass_fields__))
+
+
+def pairs(split="all"):
+    """The (object, color) pairs of a split as (P, 2) long: "train" 672, "held_out" 96, "all" 768 of them."""
+    grid = torch.cartesian_prod(torch.arange(len(OBJECTS)), torch.arange(len(COLORS)))
+    out = held_out(grid[:, 0], grid[:, 1])
+    masks = {"train": ~out, "held_out": out, "all": torch.ones_like(out)}
+    if split not in masks:
+        raise ValueError(f"There is no split {split!r}; choose one of {', '.join(masks)}.")
+    return grid[masks[split]]
+
+
+def draw_pairs(n, split, generator):
+    """n pairs at random: (n, 2). No pair comes twice before each has come once, so small batches hold no duplicates."""
+    table = pairs(split)
+    rounds = [torch.randperm(len(table), generator=generator) for _ in range(-(-n // len(table)))]
+    return table[torch.cat(rounds)[:n]]
+
+
+def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.6, 0.95), angle=20.0, same=False):
+    """n random scenes with `items` objects each. The same seed gives the same scenes.
+
+    seed: an int or a torch.Generator (on the CPU). split: which (object, color) pairs may appear ("train",
+    "held_out", "all"). distinct: with one item, no pair repeats within a batch of up to 672 ("train") scenes; False
+    draws each independently, as pairs from the web would come. size: range for a scene of one item, in fractions of
+    the side; scenes with more items place each in a cell of its own and use half of it. angle: largest turn in
+    degrees. same: all items of a scene are the same object in the same color (for counting).
+    Two items stand in one row or one column, so that "left of" or "above" is always true of them.
+    """
+    if n < 1 or not 1 <= items <= MAX_ITEMS:
+        raise ValueError(f"sample needs n >= 1 and 1 to {MAX_ITEMS} items; got n={n}, items={items}.")
+    if not 0 < size[0] <= size[1] <= 1:
+        raise ValueError(f"size is a range (smallest, largest) in fractions of the side, within (0, 1]; got {size}.")
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+
+    def uniform(*shape, low=0.0, high=1.0):
+        return torch.rand(*shape, generator=generator) * (high - low) + low
+
+    if items == 1 and distinct:
+        chosen = draw_pairs(n, split, generator)[:, None]
+    else:
+        table = pairs(split)
+        chosen = table[torch.randint(len(table), (n, 1 if same else items), generator=generator)].expand(n, items, 2)
+    scenes = Scenes(
+        objects=chosen[..., 0].contiguous(),
+        colors=chosen[..., 1].contiguous(),
+        centers=torch.empty(n, items, 2),
+        sizes=uniform(n, items, low=size[0], high=size[1]) * (1.0 if items == 1 else 0.5),
+        angles=torch.deg2rad(uniform(n, items, low=-angle, high=angle)),
+        backgrounds=uniform(n, 3, low=0.8, high=1.0),
+    )
+    if items == 1:
+        cell, low = torch.zeros(n, 1, 2), 1.0
+    else:
+        cell, low = _cells(n, items, generator) * 0.5, 0.5
+    # A random place inside the cell, as far as the box allows. Boxes around the origin say how far that is.
+    scenes.centers.zero_()
+    box = scenes.boxes()
+    room = (low - (box[..., 2:] - box[..., :2])).clamp(min=0)
+    scenes.centers = cell - box[..., :2] + uniform(n, items, 2) * room
+    return scenes
+
+
+def _cells(n, items, generator):
+    """Distinct cells of a 2 x 2 grid: (n, items, 2) of 0 or 1 as (x, y); two items share a row or a column."""
+    corner = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+    order = torch.rand(n, 4, generator=generator).argsort(dim=1)
+    cells = corner[order[:, :items]]
+    if items == 2:
+        opposite = (cells[:, 0] != cells[:, 1]).all(dim=1)
+        axis = torch.randint(2, (n,), generator=generator)
+        moved = cells[:, 1].clone()
+        moved[torch.arange(n), axis] = cells[torch.arange(n), 0, axis]
+        cells[:, 1] = torch.where(opposite[:, None], moved, cells[:, 1])
+    return cells.float()
+
+
+def render(scenes, side=32, style="drawing", device=None):
+    """The pictures of a batch of scenes: (N, 3, side, side) floats in [0, 1], on `device` (mmlesson.device() if None).
+
+    One batched affine_grid + grid_sample over the bank of drawings for each item slot. style: one of glyphs.STYLES.
+    The same scenes give the same bytes on the same device.
+    """
+    from mmlesson import device as default_device
+
+    if style not in glyphs.STYLES:
+        raise ValueError(f"There is no style {style!r}; choose one of {', '.join(glyphs.STYLES)}.")
+    if not (isinstance(side, int) and side >= 8):
+        raise ValueError(f"side is the picture's height and width in pixels, a whole number from 8 up; got {side!r}.")
+    device = torch.device(device) if device is not None else default_device()
+    n, slots = scenes.objects.shape
+    # The bank's resolution follows the drawings' size, so that reducing them does not alias.
+    pixels = max(16, round(side * (1.0 if slots == 1 else 0.5) * glyphs.MARGIN))
+    drawings = glyphs.bank(pixels, style, str(device)).flatten(0, 1)
+    canvas = scenes.backgrounds.to(device)[:, :, None, None].expand(n, 3, side, side)
+    for k in range(slots):
+        objects, colors = scenes.objects[:, k].clamp(min=0), scenes.colors[:, k].clamp(min=0)
+        sprite = drawings[(objects * (NATURAL + 1) + colors).to(device)]
+        grid = F.affine_grid(_placement(scenes, k).to(device), (n, 1, side, side), align_corners=False)
+        placed = F.grid_sample(sprite, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if not scenes.present[:, k].all():
+            placed = placed * scenes.present[:, k].to(device)[:, None, None, None]
+        canvas = torch.addcmul(canvas, canvas, placed[:, 3:], value=-1).add_(placed[:, :3])
+    return canvas.clamp(0, 1)
+
+
+def _placement(scenes, k):
+    """(N, 2, 3): the map from picture coordinates to drawing coordinates, both in [-1, 1], as affine_grid wants it."""
+    scale = 1 / (scenes.sizes[:, k].clamp(min=1e-6) * glyphs.MARGIN)
+    cos, sin = scenes.angles[:, k].cos() * scale, scenes.angles[:, k].sin() * scale
+    x, y = (scenes.centers[:, k] * 2 - 1).unbind(dim=1)
+    rows = [cos, -sin, sin * y - cos * x, sin, cos, -sin * x - cos * y]
+    return torch.stack(rows, dim=1).unflatten(1, (2, 3))
