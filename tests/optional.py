@@ -17,7 +17,7 @@ def absent(reason):
 def load_openai_clip_model_module():
     """The module clip/model.py of the openai-clip package, loaded by its path.
 
-    `import clip` would run the package's __init__, which imports torchvision and pkg_resources; the model needs neither.
+    `import clip` would run the package's __init__, which imports torchvision and pkg_resources; the model needs none.
     """
     try:
         files = importlib.metadata.files("openai-clip") or []

@@ -1,0 +1,99 @@
+"""The student edition, `python -m mmlesson student`: the notebooks with the exercises' answers taken out.
+
+The one source is the worked edition in notebooks/. Answers stand between lines that hold `### BEGIN SOLUTION` and
+`### END SOLUTION`, nbgrader's marks, and are cleared as nbgrader's ClearSolutions does (a test holds the two equal), so
+that a learner need not install nbgrader and a teacher may use it on the same notebooks.
+"""
+
+import json
+import re
+
+from mmlesson import assets
+
+CODE_STUB = "# YOUR CODE HERE\nraise NotImplementedError()"
+TEXT_STUB = "YOUR ANSWER HERE"
+
+
+def clear_solutions(source, stub=CODE_STUB):
+    """The text of a cell with each marked region replaced by `stub`, indented as its BEGIN line is.
+
+    Raises ValueError if the marks are not balanced: nested, without an end, or without a beginning.
+    """
+    lines, inside = [], False
+    for line in source.split("\n"):
+        if "BEGIN SOLUTION" in line:
+            if inside:
+                raise ValueError("a second BEGIN SOLUTION stands before END SOLUTION")
+            inside = True
+            indent = re.match(r"\s*", line).group()
+            lines += [indent + stub_line for stub_line in stub.split("\n")]
+        elif "END SOLUTION" in line:
+            if not inside:
+                raise ValueError("END SOLUTION has no BEGIN SOLUTION before it")
+            inside = False
+        elif not inside:
+            lines.append(line)
+    if inside:
+        raise ValueError("BEGIN SOLUTION has no END SOLUTION after it")
+    return "\n".join(lines)
+
+
+def student_edition(notebook, name="notebook"):
+    """Clear the answers of a notebook (the dict of an .ipynb file, changed in place), with their outputs and counts.
+
+    Other cells keep their stored outputs. Raises ValueError that names the notebook and the cell if marks are not
+    balanced. Returns the notebook.
+    """
+    for cell in notebook["cells"]:
+        is_code = cell["cell_type"] == "code"
+        stub = CODE_STUB if is_code else TEXT_STUB
+        source = "".join(cell["source"])  # a list of lines in most files, one string in some
+        try:
+            cleared = clear_solutions(source, stub)
+        except ValueError as error:
+            raise ValueError(f"{name}, cell {cell.get('id', '?')}: {error}. Balance the marks in this cell.") from None
+        # A cell that nbgrader's metadata call an answer, and in which nothing is marked, is an answer as a whole.
+        if cleared == source and cell["metadata"].get("nbgrader", {}).get("solution"):
+            cleared = stub
+        if cleared == source:
+            continue
+        cell["source"] = cleared.splitlines(keepends=True)
+        if is_code:
+            cell["outputs"], cell["execution_count"] = [], None
+    return notebook
+
+
+def build(source, target):
+    """Write the student edition of every notebook in folder `source` to folder `target` (Paths).
+
+    A file that exists is never overwritten. Returns the file names written and the file names kept.
+    """
+    notebooks = sorted(source.glob("*.ipynb"))
+    if not notebooks:
+        raise FileNotFoundError(f"There are no notebooks in {source}: restore them with `git checkout notebooks`.")
+    # All are read and cleared before any is written: an error leaves no half-built folder.
+    editions = {
+        path.name: student_edition(json.loads(path.read_text(encoding="utf-8")), path.name) for path in notebooks
+    }
+    target.mkdir(exist_ok=True)
+    written, kept = [], []
+    for name, notebook in editions.items():
+        try:
+            with open(target / name, "x", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+            written.append(name)
+        except FileExistsError:
+            kept.append(name)
+    return written, kept
+
+
+def main():
+    """Build student/ from notebooks/ in the checkout, and say what was written and what was kept."""
+    if not assets.root():
+        raise FileNotFoundError("The student edition is built from a clone: run this in the folder of the repository.")
+    written, kept = build(assets.root() / "notebooks", assets.root() / "student")
+    if written:
+        print(f"Written to student/: {', '.join(written)}.")
+    if kept:
+        print(f"Kept as they are in student/: {', '.join(kept)}. To start one afresh, rename it and run this again.")
+    return 0
