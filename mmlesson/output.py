@@ -1,0 +1,43 @@
+"""What a notebook shows: every output has a text twin, for a terminal, a `git diff` and a screen reader."""
+
+
+def in_notebook():
+    """True inside a Jupyter kernel, False in a script, a test or a terminal."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def emit(text, html=None, png=None, updatable=False):
+    """Show `text` with its richer twin: `html` (str), or `png` (bytes) whose alternative text is `text`.
+
+    Returns a handle for `update` if `updatable`. Outside a notebook only the text is printed, and nothing returned.
+    """
+    if not in_notebook():
+        print(text)
+        return None
+    from IPython.display import display
+
+    bundle, metadata = _bundle(text, html, png)
+    return display(bundle, metadata=metadata, raw=True, display_id=True if updatable else None)
+
+
+def update(handle, text, html=None, png=None):
+    """Replace, in place, what `emit(..., updatable=True)` showed. Does nothing for handle None."""
+    if handle is not None:
+        bundle, metadata = _bundle(text, html, png)
+        handle.update(bundle, metadata=metadata, raw=True)
+
+
+def _bundle(text, html, png):
+    import base64
+
+    bundle, metadata = {"text/plain": text}, {}
+    if html is not None:
+        bundle["text/html"] = html
+    if png is not None:
+        bundle["image/png"] = base64.b64encode(png).decode("ascii")
+        metadata["image/png"] = {"alt": text}
+    return bundle, metadata

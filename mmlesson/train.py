@@ -1,0 +1,181 @@
+"""One training loop for every lesson."""
+
+import io
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from mmlesson.output import emit, in_notebook, update
+
+
+@dataclass
+class History:
+    """What happened in training: one entry a step in steps, loss, lr and grad_norm; one dict a measurement in measures.
+
+    seconds: how long the training took, measurements not counted. Each measurement holds `step` (optimizer steps
+    done), `seconds` (of training until then) and whatever `measure` returned.
+    """
+
+    steps: list = field(default_factory=list)
+    loss: list = field(default_factory=list)
+    lr: list = field(default_factory=list)
+    grad_norm: list = field(default_factory=list)
+    measures: list = field(default_factory=list)
+    seconds: float = 0.0
+
+    def measured(self, name, against="step"):
+        """(x, y): the measurement `name` over the steps (or over the "seconds"), ready for plots.curves."""
+        return [m[against] for m in self.measures], [m[name] for m in self.measures]
+
+
+def warmup_cosine(optimizer, steps, warmup=None):
+    """Learning-rate schedule: up in a straight line for `warmup` steps (default a tenth), then down to 0 on a cosine.
+
+    The highest rate is the optimizer's own. Returns a torch LambdaLR (Loshchilov & Hutter 2017, "SGDR", without
+    restarts).
+    """
+    warmup = steps // 10 if warmup is None else warmup
+    if not 0 <= warmup < steps:
+        raise ValueError(f"warmup must be at least 0 and less than the {steps} steps, not {warmup}.")
+
+    def share(step):
+        if step < warmup:
+            return (step + 1) / warmup
+        return (1 + math.cos(math.pi * min(1, (step - warmup) / (steps - warmup)))) / 2
+
+    return LambdaLR(optimizer, share)
+
+
+def fit(
+    model,
+    batch_loss,
+    optimizer,
+    steps,
+    schedule=None,
+    after_step=None,
+    measure=None,
+    measure_every=100,
+    label="training",
+):
+    """Train `model` for `steps` optimizer steps and return the History.
+
+    batch_loss(step): draws a batch and returns its loss, a scalar tensor.
+    schedule: a torch scheduler, stepped after every optimizer step; default warmup_cosine(optimizer, steps).
+    after_step(step): called after every optimizer step, for example to clamp a parameter.
+    measure(step): returns a dict of floats; called in eval mode and without gradients before the first step, then
+        every `measure_every` steps, and at the end.
+
+    An interrupt (the stop button) keeps what was learned. Raises FloatingPointError if the loss or a gradient is not
+    finite, before that step changes a weight. The loop itself draws no random numbers.
+    """
+    schedule = schedule or warmup_cosine(optimizer, steps)
+    history = History()
+    model.train()
+    bar = _bar(label, steps)
+    try:
+        for step in range(steps):
+            if measure and step % measure_every == 0:
+                _measure(model, measure, step, history)
+            started = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            loss = batch_loss(step)
+            _check_loss(loss)
+            loss.backward()
+            loss, grad_norm = _finite(loss, model, optimizer, history, label)
+            lr = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            schedule.step()
+            if after_step:
+                after_step(step)
+            history.steps.append(step)
+            history.loss.append(loss)
+            history.lr.append(lr)
+            history.grad_norm.append(grad_norm)
+            history.seconds += time.perf_counter() - started
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update()
+        if measure:
+            _measure(model, measure, steps, history)
+    except KeyboardInterrupt:
+        print(f"{label} was stopped after {len(history.steps)} of {steps} steps; the model keeps what it learned.")
+    finally:
+        bar.close()
+    return history
+
+
+def _measure(model, measure, step, history):
+    model.eval()
+    try:
+        with torch.no_grad():
+            values = {name: float(value) for name, value in measure(step).items()}
+    finally:
+        model.train()
+    history.measures.append({"step": step, "seconds": history.seconds, **values})
+
+
+def _check_loss(loss):
+    if not isinstance(loss, torch.Tensor):
+        found = f"a {type(loss).__name__}"
+    elif loss.dim():
+        found = f"one of shape {tuple(loss.shape)}"
+    elif not loss.requires_grad:
+        found = "one without a gradient (was it detached, or made under no_grad?)"
+    else:
+        return
+    raise TypeError(f"batch_loss(step) must return the loss as a scalar tensor with a gradient, not {found}.")
+
+
+def _finite(loss, model, optimizer, history, label):
+    """(loss, norm of all gradients) as floats; raises FloatingPointError, saying where, if either is not finite."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        raise ValueError("No parameter of the optimizer received a gradient: was it made for another model?")
+    norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).float().norm()
+    value, norm = torch.stack([loss.detach().float(), norm]).tolist()  # one wait for the GPU, not two
+    if math.isfinite(value) and math.isfinite(norm):
+        return value, norm
+    before = f"last finite loss {history.loss[-1]:.4g}" if history.loss else "no step before it"
+    rate = optimizer.param_groups[0]["lr"]
+    wrong = (
+        f"the loss is {value}" if not math.isfinite(value) else f"the loss is {value:.4g} but its gradient is {norm}"
+    )
+    raise FloatingPointError(
+        f"{label} stopped at step {len(history.steps)}: {wrong} ({before}, learning rate {rate:.3g}). "
+        f"{_culprit(model, value)} The model keeps its weights from before this step."
+    )
+
+
+def _culprit(model, loss):
+    """One sentence: the first parameter that is not finite, else where the finite numbers stop."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"The parameter {name} is no longer finite: an earlier change of it went too far."
+    if not math.isfinite(loss):
+        return "Every parameter is finite, so look at the batch or the loss: a log or a division at 0, an exp too big?"
+    named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    bad = [name for name, gradient in named if not gradient.isfinite().all()]
+    if not bad:
+        return "Every gradient is finite, but together they overflow: the loss is far too steep."
+    return f"{len(bad)} of {len(named)} gradients are not finite, the first that of {bad[0]}, the last of {bad[-1]}."
+
+
+class _NotebookBar(tqdm):
+    """tqdm as one line of text that is updated in place, so that a stored notebook keeps its last state."""
+
+    handle = None
+
+    def display(self, msg=None, pos=None):
+        if self.handle is None:
+            self.handle = emit(str(self), updatable=True)
+        else:
+            update(self.handle, str(self))
+
+
+def _bar(label, steps):
+    if in_notebook():  # nothing is written to `file`: tqdm needs one to hold on to
+        return _NotebookBar(desc=label, total=steps, mininterval=0.2, ncols=90, ascii=False, file=io.StringIO())
+    return tqdm(desc=label, total=steps, mininterval=0.2)
