@@ -1,0 +1,91 @@
+"""The run contract, `python -m mmlesson contract`: what every lesson costs, as measured, in the README's table.
+
+Each lesson's scorecard() writes `results/<lesson>.json`; the table stands between two marks in README.md.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from mmlesson import assets
+
+BEGIN, END = "<!-- contract:begin -->", "<!-- contract:end -->"
+
+
+def read_results(lessons, folder):
+    """The results of `lessons` (their names, such as "02_clip") in `folder` (Path): a list of dicts, in that order.
+
+    Raises FileNotFoundError if some are missing, ValueError if one is damaged or if they are not from one run.
+    """
+    missing = [lesson for lesson in lessons if not (folder / f"{lesson}.json").is_file()]
+    if missing or not lessons:
+        raise FileNotFoundError(
+            f"There are no results for {', '.join(missing) or 'any lesson'} in {folder}: run `make contract`, which "
+            "executes every lesson first."
+        )
+    results = []
+    for lesson in lessons:
+        try:
+            result = json.loads((folder / f"{lesson}.json").read_text(encoding="utf-8"))
+            results.append({**result, "lesson": lesson, "machine": _machine(result), "cost": _cost(result)})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{folder / lesson}.json is damaged ({error!r}): delete it, then run `make contract`."
+            ) from None
+    machines = {result["machine"] for result in results}
+    if len(machines) > 1:
+        raise ValueError(
+            f"The results in {folder} are not from one run ({'; '.join(sorted(machines))}): run `make contract`, which "
+            "executes every lesson anew."
+        )
+    return results
+
+
+def table(results):
+    """The Markdown table of read_results()'s answer."""
+    lines = [
+        f"Measured by `make contract` on {results[0]['machine']}:",
+        "",
+        "| lesson | minutes | peak memory |",
+        "| --- | ---: | ---: |",
+    ]
+    for result in results:
+        minutes, megabytes = result["cost"]
+        lines.append(f"| [{result['lesson']}](notebooks/{result['lesson']}.ipynb) | {minutes:.1f} | {megabytes:,} MB |")
+    return "\n".join(lines)
+
+
+def rewrite(readme, results):
+    """Put the table of `results` between the two marks of `readme` (Path). Raises ValueError if they are not there."""
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(
+            f"{readme.name} has no place for the table: expected a line {BEGIN} and, after it, a line {END}."
+        )
+    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8", newline="\n")
+
+
+def main():
+    """Rewrite the README's table from the results of all notebooks in the checkout."""
+    root = assets.root()
+    if not root:
+        raise FileNotFoundError("The table stands in the README of a clone: run this in the folder of the repository.")
+    lessons = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+    results = read_results(lessons, Path(os.environ.get("MMLESSON_RESULTS") or root / "results"))
+    rewrite(root / "README.md", results)
+    print(f"README.md: the costs of {len(results)} lessons on {results[0]['machine']}.")
+    return 0
+
+
+def _machine(result):
+    versions = result["versions"]
+    return (
+        f"{result['device']} with {result['threads']} threads, Python {versions['python']}, torch {versions['torch']}, "
+        f"transformers {versions['transformers']}, mmlesson {versions['mmlesson']}"
+    )
+
+
+def _cost(result):
+    """Minutes (float) and megabytes of memory at the peak (int)."""
+    return result["seconds"] / 60, round(result["peak_memory_mb"])
