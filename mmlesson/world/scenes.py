@@ -100,11 +100,10 @@ def scene(*items, background=BACKGROUND):
     if not 1 <= len(items) <= MAX_ITEMS:
         raise ValueError(f"A scene holds 1 to {MAX_ITEMS} items, and this one has {len(items)}.")
     for item in items:
-        what = f"the {item.color} {item.object}"
         _named("object", item.object, OBJECT_INDEX)
         _named("color", item.color, COLOR_INDEX)
         if not 0 < item.size <= 1:
-            raise ValueError(f"The size of {what} is {item.size}; it is a fraction of the picture, above 0 and up to 1.")
+            raise ValueError(f"The size of {_the(item)} is {item.size}; it is a fraction of the picture, above 0 and up to 1.")
     made = Scenes(
         objects=torch.tensor([[OBJECT_INDEX[i.object] for i in items]]),
         colors=torch.tensor([[COLOR_INDEX[i.color] for i in items]]),
@@ -117,17 +116,21 @@ def scene(*items, background=BACKGROUND):
     for item, box in zip(items, boxes):
         if box.min() < -0.01 or box.max() > 1.01:
             raise ValueError(
-                f"The {item.color} {item.object} leaves the picture: its box is {_rounded(box)}, "
+                f"T{_the(item)[1:]} leaves the picture: its box is {_rounded(box)}, "
                 "and x and y run from 0 to 1; move it inward or make it smaller."
             )
     for a in range(len(items)):
         for b in range(a):
             if (torch.minimum(boxes[a, 2:], boxes[b, 2:]) > torch.maximum(boxes[a, :2], boxes[b, :2])).all():
                 raise ValueError(
-                    f"The {items[a].color} {items[a].object} overlaps the {items[b].color} {items[b].object}: "
+                    f"T{_the(items[a])[1:]} overlaps {_the(items[b])}: "
                     f"their boxes are {_rounded(boxes[a])} and {_rounded(boxes[b])}; move one or make it smaller."
                 )
     return made
+
+
+def _the(item):
+    return f"the {item.object}" if item.color == "natural" else f"the {item.color} {item.object}"
 
 
 def _rounded(box):
@@ -192,20 +195,20 @@ def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.6, 0.95)
     scenes = Scenes(
         objects=chosen[..., 0].contiguous(),
         colors=chosen[..., 1].contiguous(),
-        centers=torch.empty(n, items, 2),
+        centers=torch.zeros(n, items, 2),
         sizes=uniform(n, items, low=size[0], high=size[1]) * (1.0 if items == 1 else 0.5),
         angles=torch.deg2rad(uniform(n, items, low=-angle, high=angle)),
         backgrounds=uniform(n, 3, low=0.8, high=1.0),
     )
-    if items == 1:
-        cell, low = torch.zeros(n, 1, 2), 1.0
-    else:
-        cell, low = _cells(n, items, generator) * 0.5, 0.5
-    # A random place inside the cell, as far as the box allows. Boxes around the origin say how far that is.
-    scenes.centers.zero_()
+    # Every item has a cell: the whole picture, or a quarter of it. Boxes around the origin say how large the turned
+    # drawings are: those that outgrow their cell shrink, the others get a random place inside it.
+    cell = 1.0 if items == 1 else 0.5
+    corner = torch.zeros(n, 1, 2) if items == 1 else _cells(n, items, generator) * cell
+    extent = scenes.boxes()[..., 2:] - scenes.boxes()[..., :2]
+    scenes.sizes *= (cell / extent.amax(dim=-1)).clamp(max=1)
     box = scenes.boxes()
-    room = (low - (box[..., 2:] - box[..., :2])).clamp(min=0)
-    scenes.centers = cell - box[..., :2] + uniform(n, items, 2) * room
+    room = cell - (box[..., 2:] - box[..., :2])
+    scenes.centers = corner - box[..., :2] + uniform(n, items, 2) * room
     return scenes
 
 
