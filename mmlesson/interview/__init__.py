@@ -1,0 +1,1 @@
+"""Interview practice: the cards of each lesson, in English and Korean."""
