@@ -234,3 +234,16 @@ def test_every_check_is_proven(tmp_path):
         path.write_text(nbformat.v4.writes(notebook), encoding="utf-8")
         silent -= {check for check in silent if list(check(notebook, path))}
     assert silent == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_front_pages_lead_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    page = new_notebook(cells=[new_markdown_cell(text)])
+    for check in (hygiene.links_exist, hygiene.headings_in_order):
+        assert list(check(page, ROOT / name)) == []
+
+
+def test_the_readme_names_every_lesson():
+    linked = set(hygiene.links((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {f"notebooks/{path.name}" for path in NOTEBOOKS} <= linked
