@@ -1,0 +1,324 @@
+import base64
+import io
+import itertools
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from mmlesson import plots, world
+
+LONG = "This sentence is the one message of its figure and it is so long that it surely needs more than a single line"
+
+
+@pytest.fixture(autouse=True)
+def course_style():
+    with matplotlib.rc_context():
+        plots.style()
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were shown, drawn."""
+    shown, show = [], plots.show
+
+    def keep(fig, sentence):
+        FigureCanvasAgg(fig).draw()
+        shown.append(fig)
+        show(fig, sentence)
+
+    monkeypatch.setattr(plots, "show", keep)
+    return shown
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    drawn = world.sample(8, seed=0)
+    return world.render(drawn, device="cpu"), world.captions(drawn, template="a picture of {}"), drawn.boxes()[:, 0]
+
+
+def scores(n=8, seed=0, match=0.5):
+    return torch.randn(n, n, generator=torch.Generator().manual_seed(seed)) * 0.1 + torch.eye(n) * match
+
+
+def texts(fig):
+    """[(text, its rectangle in pixels)] of everything that is written level or upright."""
+    unseen = set()  # matplotlib keeps labels of ticks beyond the ends of an axis, and does not draw them
+    for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+            if not low <= tick.get_loc() <= high:
+                unseen |= {tick.label1, tick.label2}
+    written = [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip() and t not in unseen]
+    return [(t.get_text(), t.get_window_extent()) for t in written if t.get_rotation() in (0, 90)]
+
+
+def assert_readable(fig):
+    """Nothing that is written leaves the figure or lies on something else that is written."""
+    width, height = fig.canvas.get_width_height()
+    for text, box in texts(fig):
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside, f"{text!r} at {box} leaves the figure of {width}x{height}"
+    for (a, box_a), (b, box_b) in itertools.combinations(texts(fig), 2):
+        overlap = min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0), min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0)
+        assert min(overlap) <= 1, f"{a!r} and {b!r} overlap by {overlap} pixels"
+    for text in slanted(fig):
+        box = text.get_window_extent()
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1, f"{text.get_text()!r} leaves the figure"
+
+
+def slanted(fig):
+    return [t for t in fig.findobj(Text) if t.get_rotation() == 45]
+
+
+# ---- how a figure is shown
+
+
+def test_a_figure_is_stored_with_its_sentence(notebook, capsys):
+    fig = Figure(figsize=(2, 1))
+    plots.show(fig, "A figure.")
+    (shown,) = notebook
+    assert shown["data"]["text/plain"] == "A figure." and shown["metadata"] == {"image/png": {"alt": "A figure."}}
+    stored = Image.open(io.BytesIO(base64.b64decode(shown["data"]["image/png"])))
+    assert stored.size == (220, 110)  # 110 dpi
+    assert capsys.readouterr().out == "A figure.\n"
+
+
+def test_show_closes_a_pyplot_figure(capsys):
+    import matplotlib.pyplot as plt
+
+    plots.show(plt.figure(), "A figure.")
+    assert plt.get_fignums() == []
+    assert capsys.readouterr().out == "A figure.\n"
+
+
+def test_the_same_figure_gives_the_same_bytes(notebook):
+    for _ in range(2):
+        plots.bars({"a": 1.0, "b": 2.0}, "count")
+    assert notebook[0]["data"] == notebook[1]["data"]
+
+
+# ---- what a figure returns and says
+
+
+def test_similarity_matrix_returns_and_tells_its_numbers(scenes, capsys):
+    images, captions, _ = scenes
+    similarity = scores()
+    similarity[3, 3] = similarity[3].min() - 0.1  # one picture whose match is not the highest
+    drawn = plots.similarity_matrix(similarity, images, captions, "It matches")
+    np.testing.assert_array_equal(drawn, similarity.numpy())
+    others = similarity[~torch.eye(8, dtype=bool)].mean()
+    assert capsys.readouterr().out == (
+        "It matches. The matching caption has the highest score for 7 of 8 pictures, "
+        f"mean score of a match {similarity.diagonal().mean():.2f}, of the others {others:.2f}.\n"
+    )
+
+
+def test_a_tie_is_not_the_highest_score(capsys):
+    plots.similarity_matrix(torch.zeros(3, 3))
+    assert "highest score for 0 of 3 pictures" in capsys.readouterr().out
+
+
+def test_a_target_off_the_diagonal(capsys):
+    similarity = torch.tensor([[0.1, 0.9, 0.2], [0.8, 0.3, 0.1]])
+    plots.similarity_matrix(similarity, target=torch.tensor([1, 1]))
+    assert "highest score for 1 of 2 pictures, mean score of a match 0.60" in capsys.readouterr().out
+    plots.similarity_matrix(similarity)
+    assert capsys.readouterr().out == "2 by 3 scores from 0.10 to 0.90.\n"
+
+
+def test_the_truth_is_outlined(figures):
+    plots.similarity_matrix(torch.eye(3), target=[2, 0, 1])
+    frames = [p for p in figures[0].axes[0].patches if not p.get_fill()]
+    columns = sorted((round(-p.get_y() / p.get_width(), 3), p.get_x() / p.get_width()) for p in frames)
+    assert [round(x - columns[1][1]) for _, x in columns] == [2, 0, 1]
+
+
+def test_similarity_matrices_share_one_scale(scenes, figures, capsys):
+    images, captions, _ = scenes
+    before, after = scores(match=0), scores(match=0.7)
+    drawn = plots.similarity_matrices({"before": before, "after": after}, images, captions, "It learns")
+    np.testing.assert_array_equal(drawn["after"], after.numpy())
+    limits = {image.get_clim() for image in figures[0].axes[0].images if image.get_array().ndim == 2}
+    assert limits == {(min(before.min(), after.min()).item(), max(before.max(), after.max()).item())}
+    out = capsys.readouterr().out
+    assert out.startswith("It learns. Before: the matching caption") and "; after: the matching" in out
+
+
+def test_gallery(scenes, capsys):
+    images, captions, _ = scenes
+    drawn = plots.gallery(images, captions, "Eight scenes")
+    np.testing.assert_array_equal(drawn["images"], images.permute(0, 2, 3, 1).numpy())
+    assert drawn["captions"] == captions
+    assert capsys.readouterr().out == f"Eight scenes. 8 pictures: {'; '.join(captions)}.\n"
+
+
+def test_attention_maps_scores_what_it_draws(scenes, capsys):
+    images, captions, boxes = scenes
+    maps = torch.zeros(8, 8, 8)
+    middle = ((boxes[:, :2] + boxes[:, 2:]) * 4).long()
+    maps[torch.arange(8), middle[:, 1], middle[:, 0]] = 1
+    maps[0] = 0
+    maps[0, 7 if boxes[0, 3] < 0.8 else 0, 0 if boxes[0, 0] > 0.2 else 7] = 1  # a corner without the object
+    drawn = plots.attention_maps(images, maps, boxes, captions, "It looks")
+    assert drawn["hits"].tolist() == [False] + [True] * 7
+    assert drawn["inside"][0] < 0.5 < drawn["inside"][1:].min()
+    torch.testing.assert_close(
+        torch.from_numpy(drawn["area"]), (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    )
+    out = capsys.readouterr().out
+    assert out.startswith("It looks. The peak lies in the true box for 7 of 8 pictures (at random: ")
+    assert f"which cover {drawn['area'].mean():.0%} of the pictures." in out
+
+
+def test_the_overlay_is_brightest_where_the_map_is_highest(scenes):
+    gray = np.full((32, 32, 3), 0.5, dtype=np.float32)
+    attention = torch.zeros(4, 4)
+    attention[1, 2] = 1
+    painted = plots.overlay(gray, attention)
+    assert painted.shape == (128, 128, 3)
+    row, column = np.unravel_index(painted.sum(axis=2).argmax(), (128, 128))
+    assert row // 32 == 1 and column // 32 == 2
+
+
+def test_matrix_of_numbers(figures, capsys):
+    values = torch.tensor([[0.25, -0.5, 0.0], [1.0, float("-inf"), 0.125]])
+    drawn = plots.matrix(values, ["a", "b"], ["x", "y", "z"], "By hand", signed=True)
+    np.testing.assert_array_equal(drawn, values.numpy())
+    written = [t for t, _ in texts(figures[0])]
+    assert {"0.25", "-0.50", "-inf", "0.12", "a", "z"} <= set(written)
+    assert figures[0].axes[0].images[0].get_clim() == (-1, 1)
+    expected = "By hand. 2 by 3 numbers from -0.50 to 1.00, and 1 that are not finite.\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_matrix_of_bools_says_what_is_allowed(figures, capsys):
+    mask = torch.ones(3, 3, dtype=torch.bool).tril()
+    drawn = plots.matrix(mask, list("abc"), list("abc"), row_name="query", column_name="key")
+    assert drawn.dtype == bool and drawn.tolist() == mask.tolist()
+    written = [t for t, _ in texts(figures[0])]
+    assert written.count("yes") == 6 and written.count("no") == 3
+    assert {"allowed (yes)", "blocked (no)", "query", "key"} <= set(written)
+    assert capsys.readouterr().out == "6 of 9 entries are allowed.\n"
+
+
+def test_curves(capsys):
+    lines = {"train": ([0, 1, 2], [4.0, 2.0, 1.0]), "held out": (torch.arange(3), torch.tensor([4.0, 0.5, 3.0]))}
+    drawn = plots.curves(lines, "step", "loss", "It falls", hlines={"chance": math.log(64)})
+    assert drawn["train"][1].tolist() == [4.0, 2.0, 1.0] and drawn["held out"][0].tolist() == [0, 1, 2]
+    assert capsys.readouterr().out == (
+        "It falls. Loss against step: train from 4 to 1; held out from 4 to 3, lowest 0.5 at 1; chance is 4.16.\n"
+    )
+
+
+def test_bars(figures, capsys):
+    assert plots.bars({"one": 0.25, "two": torch.tensor(0.5)}, "accuracy", "Two beat one", chance=0.125) == {
+        "one": 0.25,
+        "two": 0.5,
+    }
+    assert capsys.readouterr().out == "Two beat one. Accuracy: one 0.25, two 0.5; chance is 0.125.\n"
+    assert [bar.get_width() for bar in figures[0].axes[0].patches] == [0.25, 0.5]
+    groups = {"blank": {"object": 0.01, "color": 0.1}, "seen": {"object": 0.9, "color": 0.99}}
+    assert plots.bars(groups, "accuracy") == groups
+    assert capsys.readouterr().out == "Accuracy: blank: object 0.01, color 0.1; seen: object 0.9, color 0.99.\n"
+
+
+# ---- nothing written overlaps
+
+
+def longest_captions(n):
+    captions = [t.format(c) for t in world.TEMPLATES for c in world.pair_captions(world.pairs())]
+    return sorted(captions, key=len)[-n:]
+
+
+def test_long_captions_do_not_overlap_in_a_gallery(figures):
+    plots.gallery(torch.rand(16, 3, 32, 32), longest_captions(16), LONG)
+    plots.gallery(torch.rand(3, 3, 32, 32), longest_captions(3), LONG)
+    for fig in figures:
+        assert_readable(fig)
+    captions = [box for text, box in texts(figures[0])[1:]]
+    assert len(captions) == 16 and all(box.height > 0 for box in captions)
+
+
+@pytest.mark.parametrize("n", [2, 8, 16, 24])
+def test_long_captions_do_not_overlap_under_a_matrix(n, figures):
+    plots.similarity_matrix(scores(n), torch.rand(n, 3, 32, 32), longest_captions(n), LONG)
+    assert_readable(figures[0])
+    labels = slanted(figures[0])
+    assert len(labels) == n
+    places = sorted(figures[0].axes[0].transData.transform(t.get_position())[0] for t in labels)
+    apart = min(b - a for a, b in zip(places, places[1:])) * math.sin(math.radians(45))
+    labels[0].set_rotation(0)
+    assert apart >= 0.9 * labels[0].get_window_extent().height  # the slanted lines of text lie side by side
+
+
+def test_small_multiples_are_readable(figures):
+    images = torch.rand(8, 3, 32, 32)
+    three = {name: scores() for name in ("before (step 0)", "during (step 200)", "after (step 600)")}
+    plots.similarity_matrices(three, images, longest_captions(8), LONG)
+    assert_readable(figures[0])
+
+
+@pytest.mark.parametrize("columns", [2, 4])
+def test_attention_maps_are_readable(columns, scenes, figures):
+    images, _, boxes = scenes
+    plots.attention_maps(images, torch.rand(8, 4, 4), boxes, longest_captions(8), LONG, columns)
+    assert_readable(figures[0])
+
+
+def test_matrix_is_readable(figures):
+    plots.matrix(torch.randn(3, 3) * 100, longest_captions(3), longest_captions(3), LONG, column_name="captions")
+    words = "<sot> a purple pineapple <eot> <pad> <pad>".split()
+    plots.matrix(torch.ones(7, 7, dtype=bool).tril(), words, words, "Causal", row_name="query", column_name="key")
+    for fig in figures:
+        assert_readable(fig)
+
+
+def test_curves_are_readable(figures):
+    close = {f"k = {k}": (range(10), [0.9 + 0.001 * k + 0.01 * x for x in range(10)]) for k in range(6)}
+    plots.curves(close, "step", "accuracy", LONG, hlines={"chance": 0.9})
+    many = {f"a rather long name {k}": (range(10), range(k, k + 10)) for k in range(8)}
+    plots.curves(many, "step", "accuracy", LONG, hlines={"half way": 8})
+    plots.curves({"short": ([1, 10], [1, 2]), "long": ([1, 1000], [1, 5])}, "scale", "loss", log="xy")
+    for fig in figures:
+        assert_readable(fig)
+    assert not figures[0].legends and len(figures[1].legends) == 1 and len(figures[2].legends) == 1
+
+
+def test_bars_are_readable(figures):
+    plots.bars({c: 0.1 * i for i, c in enumerate(longest_captions(6))}, "accuracy", LONG, chance=0.25)
+    plots.bars({"group one": {"a": 1, "b": 2}, "group two": {"a": 3, "b": 1234.5}}, "count", chance=1)
+    for fig in figures:
+        assert_readable(fig)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: plots.gallery(torch.rand(2, 32, 32, 3)), r"must be a tensor of \(N, 3, H, W\).* not \(2, 32, 32, 3\)"),
+        (lambda: plots.gallery(torch.rand(2, 3, 8, 8), ["one"]), "Got 1 captions for 2 places"),
+        (lambda: plots.similarity_matrix(torch.eye(3), torch.rand(2, 3, 8, 8)), "3 rows got 2 pictures"),
+        (lambda: plots.similarity_matrix(torch.eye(2) * float("nan")), "finite numbers, not with nan or inf"),
+        (lambda: plots.similarity_matrix(torch.ones(3)), r"not with shape \(3,\)"),
+        (lambda: plots.similarity_matrices({"a": torch.eye(2), "b": torch.eye(3)}), "matrices of one shape"),
+        (
+            lambda: plots.attention_maps(torch.rand(2, 3, 8, 8), torch.rand(3, 4, 4), torch.rand(2, 4)),
+            r"its 2 pictures, not \(3, 4, 4\) and \(2, 4\)",
+        ),
+        (lambda: plots.matrix(torch.eye(2), ["a"], ["b", "c"]), "A 2x2 matrix got 1 row and 2 column labels"),
+        (lambda: plots.curves({"loss": ([1, 2], [1])}, "x", "y"), "The line 'loss' needs equally many x and y"),
+    ],
+)
+def test_bad_input_gets_one_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
