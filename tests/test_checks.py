@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmlesson import scores
 from mmlesson.check import Answer, CheckFailed, attention, clip
 
 WRONG, RIGHT, MODULES = {}, {}, {}
@@ -539,6 +540,7 @@ WRONG["recall_at_k"] = {
 RIGHT["recall_at_k"] = {
     "topk": recall,
     "sorting": recall_by_sorting,
+    "mmlesson.scores": scores.recall_at_k,
     "ranks": lambda similarity, k: ((similarity > similarity.diag()[:, None]).sum(1) < k).float().mean().item(),
 }
 
@@ -771,6 +773,7 @@ RIGHT["pointing_game"] = {
     "divide and take the rest": point(),
     "loops": pointing_by_loops,
     "comparison with the maximum": pointing_by_comparison,
+    "mmlesson.scores": lambda attention, boxes: scores.pointing_game(attention, boxes).float().mean().item(),
 }
 
 
