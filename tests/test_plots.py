@@ -284,12 +284,17 @@ def test_matrix_is_readable(figures):
 def test_curves_are_readable(figures):
     close = {f"k = {k}": (range(10), [0.9 + 0.001 * k + 0.01 * x for x in range(10)]) for k in range(6)}
     plots.curves(close, "step", "accuracy", LONG, hlines={"chance": 0.9})
+    falling = {f"k = {k}": (range(10), [1 - 0.1 * x + 0.001 * k for x in range(10)]) for k in range(6)}
+    plots.curves(falling, "step", "loss", hlines={"least": 0})
     many = {f"a rather long name {k}": (range(10), range(k, k + 10)) for k in range(8)}
     plots.curves(many, "step", "accuracy", LONG, hlines={"half way": 8})
     plots.curves({"short": ([1, 10], [1, 2]), "long": ([1, 1000], [1, 5])}, "scale", "loss", log="xy")
     for fig in figures:
         assert_readable(fig)
-    assert not figures[0].legends and len(figures[1].legends) == 1 and len(figures[2].legends) == 1
+    axes = figures[1].axes[0].get_window_extent()
+    ends = [box for text, box in texts(figures[1]) if text in falling]
+    assert len(ends) == 6 and all(axes.y0 <= box.y0 + box.height / 2 <= axes.y1 for box in ends)
+    assert [len(fig.legends) for fig in figures] == [0, 0, 1, 1]
 
 
 def test_bars_are_readable(figures):

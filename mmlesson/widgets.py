@@ -1,0 +1,233 @@
+"""Explorers: controls above a picture that is redrawn in place. The stored notebook keeps the picture itself.
+
+Every control works from the keyboard: Tab to it, then the arrow keys.
+"""
+
+import ipywidgets
+import numpy as np
+import torch
+from IPython.display import display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Rectangle
+
+from mmlesson import plots
+from mmlesson.output import emit, in_notebook, update
+
+
+class Explorer:
+    """What explore() returns. controls: {name: ipywidgets widget}; sentence: what the picture shows now."""
+
+    def __init__(self, draw, controls):
+        self.controls = controls
+        self.sentence = None
+        self._draw = draw
+        self._picture = self._line = None
+        for control in controls.values():
+            control.observe(self._redraw, "value")
+
+    def _render(self):
+        result = self._draw(**{name: control.value for name, control in self.controls.items()})
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"draw must return (figure, sentence), the sentence saying what it shows, not {result!r}.")
+        drawn, self.sentence = result
+        return drawn.png() if isinstance(drawn, Stage) else plots.png(drawn)
+
+    def _show(self):
+        picture = self._render()
+        self._picture = emit(self.sentence, png=picture, updatable=True)
+        self._line = emit(self.sentence, updatable=True)
+
+    def _redraw(self, change):
+        picture = self._render()
+        update(self._picture, self.sentence, png=picture)
+        update(self._line, self.sentence)
+
+    def _ipython_display_(self):
+        """Nothing: explore() has shown it already, so ending a cell with it shows it once."""
+
+
+class Stage:
+    """A figure of which only the artists in `moving` (in drawing order) change: the rest is drawn once and kept."""
+
+    def __init__(self, fig, moving):
+        self.moving = moving
+        self._canvas = FigureCanvasAgg(fig)
+        self._rest = None
+        for artist in moving:
+            artist.set_animated(True)  # left out when the figure is drawn
+
+    def png(self):
+        """The whole figure as the bytes of a PNG."""
+        if self._rest is None:
+            self._canvas.draw()
+            self._rest = self._canvas.copy_from_bbox(self._canvas.figure.bbox)
+        self._canvas.restore_region(self._rest)
+        for artist in self.moving:
+            self._canvas.figure.draw_artist(artist)
+        return plots.encode(self._canvas, compress_level=3)  # the smallest file would take longer than the drawing
+
+
+def explore(draw, title="", continuous_update=False, **controls):
+    """Show controls, and below them draw(...) of their values, redrawn in place whenever one changes.
+
+    draw(**values): returns (figure, sentence); or (stage, sentence), quickest, if it changes one Stage again and again.
+    controls: what ipywidgets.interact takes: (low, high[, step]) for a slider, a list or dict for a menu, or a widget.
+    continuous_update: redraw while a slider is dragged, for a draw of less than about 50 ms. Returns the Explorer.
+    """
+    made = {name: _control(name, short, continuous_update) for name, short in controls.items()}
+    explorer = Explorer(draw, made)
+    if in_notebook():
+        heading = [ipywidgets.Label(title)] if title else []
+        display(ipywidgets.VBox([*heading, *made.values()]))
+        explorer._show()
+    else:
+        explorer._render()
+        print(explorer.sentence)
+    return explorer
+
+
+def temperature_explorer(similarity, images=None, captions=None, title="The logit scale sharpens the softmax"):
+    """A slider for the logit scale over the softmax of each row of `similarity`, with each row's entropy beside it.
+
+    similarity: (N, N) cosine similarities, row i = picture i. images: (N, 3, H, W). captions: N strings.
+    """
+    similarity = torch.as_tensor(similarity).detach().float().cpu()
+    n = len(similarity)
+    most = float(np.log(n))
+    start = np.full((n, n), 1 / n)
+    panels = plots._similarity_panels(
+        {"": start}, images, captions, title, np.arange(n), (0, 1), "probability of the caption", margin=1.7
+    )
+    x, top, cell = panels.right, panels.top, panels.cell
+    panels.ax.text(x, top + 0.02, f"entropy (ln {n} = {most:.2f})", va="bottom", fontsize=plots.FONT)
+    bars, values = [], []
+    for i in range(n):
+        bar = Rectangle((x, top - (i + 0.8) * cell), 0, 0.6 * cell, color=plots.SERIES[-1])
+        bars.append(panels.ax.add_patch(bar))
+        values.append(panels.ax.text(x, top - (i + 0.5) * cell, "", va="center", fontsize=plots.FONT))
+    stage = Stage(panels.fig, [panels.image, *panels.frames, *panels.written, *bars, *values])
+
+    def draw(scale):
+        log_probabilities = (scale * similarity).log_softmax(dim=1)
+        probabilities = log_probabilities.exp()
+        entropy = -(probabilities * log_probabilities).sum(dim=1)
+        _change(panels, probabilities.numpy())
+        for bar, value, nats in zip(bars, values, entropy.tolist()):
+            bar.set_width(1.1 * nats / most)
+            value.set(text=plots._two_digits(nats), x=x + bar.get_width() + 0.06)
+        return stage, (
+            f"Logit scale {scale:.1f} (temperature {1 / scale:.3f}): the matching caption gets a probability of "
+            f"{probabilities.diagonal().mean():.2f} on average, the entropy is {entropy.mean():.2f} of at most "
+            f"{most:.2f} nats, and the loss over the rows is {-log_probabilities.diagonal().mean():.2f}."
+        )
+
+    scale = ipywidgets.FloatLogSlider(value=1 / 0.07, base=10, min=0, max=2, step=0.02, readout_format=".1f")
+    scale.description = "logit scale"
+    return explore(draw, continuous_update=True, scale=scale)
+
+
+def matrix_over_training(snapshots, images=None, captions=None, title="The diagonal lights up during training"):
+    """A slider over saved steps of the similarity matrix, on one color scale.
+
+    snapshots: {step: (N, N) similarities}. images: (N, 3, H, W). captions: N strings.
+    """
+    snapshots = {step: plots._scores(values) for step, values in snapshots.items()}
+    if len(snapshots) < 2:
+        raise ValueError(f"matrix_over_training needs at least two saved steps, not {len(snapshots)}.")
+    limits = min(v.min() for v in snapshots.values()), max(v.max() for v in snapshots.values())
+    first = next(iter(snapshots.values()))
+    target = np.arange(len(first))
+    panels = plots._similarity_panels({"": first}, images, captions, title, target, limits, "similarity")
+    stage = Stage(panels.fig, [panels.image, *panels.frames, *panels.written])
+
+    def draw(step):
+        _change(panels, snapshots[step])
+        return stage, f"Step {step}: {plots._match_sentence(snapshots[step], target)}."
+
+    step = ipywidgets.SelectionSlider(options=[(str(s), s) for s in snapshots], description="step")
+    return explore(draw, continuous_update=True, step=step)
+
+
+def head_explorer(images, attention, boxes, captions=None, title="Some heads look at the object, some do not"):
+    """A menu of heads and a slider of pictures: the head's attention over the picture, and how often each head hits.
+
+    images: (N, 3, H, W) in [0, 1]. attention: (layers, N, heads, gh, gw). boxes: (N, 4) as in plots.attention_maps.
+    """
+    pictures = plots._pictures(images)
+    captions = plots._captions(captions, len(pictures)) or [f"picture {i}" for i in range(len(pictures))]
+    attention, boxes = attention.detach().float().cpu(), boxes.detach().float().cpu()
+    if attention.dim() != 5 or attention.shape[1] != len(pictures):
+        raise ValueError(
+            f"head_explorer needs attention of (layers, {len(pictures)} pictures, heads, gh, gw), "
+            f"not {tuple(attention.shape)}."
+        )
+    layers, _, heads = attention.shape[:3]
+    scores = {(i, j): plots.attention_scores(attention[i, :, j], boxes) for i in range(layers) for j in range(heads)}
+    shares = np.array([[scores[i, j]["hits"].mean() for j in range(heads)] for i in range(layers)])
+    side, cell = 2.2, min(0.5, 2.4 / heads)
+    fig, ax, top = plots._canvas(plots.WIDTH, max(side, 0.6 + layers * cell) + 0.3, title)
+    left, grid, y = side + 0.08, 2 * side + 0.75, top - side
+    shown = [plots._picture(ax, pictures[0], 0.03, y, side), plots._picture(ax, pictures[0], left, y, side)]
+    frames = [plots._box(ax, (0, 0, 1, 1), x, y, side) for x in (0.03, left)]
+    peak = plots._peak(ax, attention[0, 0, 0], left, y, side)
+    ax.text(grid, top, "share of pictures where it hits", fontsize=plots.FONT, va="top")
+    top -= 0.25
+    extent = (grid, grid + heads * cell, top - layers * cell, top)
+    table = ax.imshow(shares, extent=extent, cmap=plots.MAGNITUDE, vmin=0, vmax=1, aspect="auto")
+    plots._write_values(ax, table, [[f"{v:.0%}" for v in row] for row in shares], grid, top, cell)
+    plots._slant(ax, [str(j) for j in range(heads)], grid, top - layers * cell, cell)
+    ax.text(grid - 0.06, top - layers * cell - 0.05, "head", ha="right", va="top", fontsize=plots.FONT)
+    for i in range(layers):
+        ax.text(grid - 0.06, top - (i + 0.5) * cell, f"layer {i}", ha="right", va="center", fontsize=plots.FONT)
+    chosen = ax.add_patch(Rectangle((grid, top), cell, cell, fill=False, lw=2.5, ec=plots.COLORS["text"]))
+    line = ax.text(0.03, y - 0.05, "", va="top", fontsize=plots.FONT)
+    stage = Stage(fig, [*shown, *frames, peak, chosen, line])
+
+    def draw(head, picture):
+        i, j = head
+        heat, x0, score = attention[i, picture, j], [0.03, left], scores[head]
+        shown[0].set_data(pictures[picture])
+        shown[1].set_data(plots.overlay(pictures[picture], heat))
+        a, b, c, d = boxes[picture].tolist()
+        for frame, x in zip(frames, x0):
+            frame.set_bounds(x + a * side, y + (1 - d) * side, (c - a) * side, (d - b) * side)
+        row, column = divmod(int(heat.argmax()), heat.shape[1])
+        peak.set_data([left + (column + 0.5) / heat.shape[1] * side], [y + (1 - (row + 0.5) / heat.shape[0]) * side])
+        chosen.set_xy((grid + j * cell, top - (i + 1) * cell))
+        result = f"{'hit' if score['hits'][picture] else 'miss'}, {score['inside'][picture]:.0%} inside"
+        line.set_text(f"{captions[picture]}: {result}")
+        return stage, (
+            f"Layer {i}, head {j} on {captions[picture]}: {result} the box, which covers "
+            f"{score['area'][picture]:.0%}. Over all pictures this head hits {score['hits'].mean():.0%}; "
+            f"at random it would be {score['chance'].mean():.0%}."
+        )
+
+    menu = ipywidgets.Dropdown(options=[(f"layer {i}, head {j}", (i, j)) for i, j in scores], description="head")
+    slider = ipywidgets.IntSlider(max=len(pictures) - 1, description="picture")
+    return explore(draw, continuous_update=True, head=menu, picture=slider)
+
+
+def _change(panels, values):
+    """Put other values into the matrix; written are the matches and the highest of each row, to keep it quick."""
+    panels.image.set_data(values)
+    rows = np.arange(len(values))
+    shown = np.eye(len(values), dtype=bool)
+    shown[rows, values.argmax(axis=1)] = True
+    for text, value, visible in zip(panels.written, values.flat, shown.flat):
+        text.set(text=plots._two_digits(value), visible=visible)
+    plots._ink(panels.image, panels.written)
+
+
+def _control(name, short, continuous_update):
+    """A control from what ipywidgets.interact takes."""
+    control = ipywidgets.interactive.widget_from_abbrev(short)
+    if control is None:
+        raise ValueError(
+            f"The control {name} must be (low, high), (low, high, step), a list, a dict or a widget, not {short!r}."
+        )
+    control.description = control.description or name.replace("_", " ")
+    control.style.description_width = "initial"
+    control.layout.width = "28em"
+    if hasattr(control, "continuous_update"):
+        control.continuous_update = continuous_update
+    return control

@@ -1,0 +1,161 @@
+import math
+
+import ipywidgets
+import matplotlib
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from mmlesson import plots, widgets
+
+IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+CAPTIONS = ["a red apple", "a blue duck", "a green car", "a pink cat"]
+
+
+@pytest.fixture(autouse=True)
+def course_style():
+    with matplotlib.rc_context():
+        plots.style()
+        yield
+
+
+def figure(value):
+    fig = Figure(figsize=(1, 1))
+    fig.text(0.5, 0.5, str(value))
+    return fig, f"It is {value}."
+
+
+def shown(notebook):
+    """(the pictures, the visible lines) that were displayed, first to last, after the controls."""
+    pictures = [entry for entry in notebook if "image/png" in entry["data"]]
+    lines = [entry for entry in notebook if list(entry["data"]) == ["text/plain"]]
+    return pictures, lines
+
+
+def assert_redrawn(notebook, count):
+    """`count` different pictures, each in the place of the one before, each with its own sentence."""
+    pictures, lines = shown(notebook)
+    assert len({p["data"]["image/png"] for p in pictures}) == len(pictures) == len(lines) == count
+    assert [p["update"] for p in pictures] == [line["update"] for line in lines] == [False] + [True] * (count - 1)
+    assert len({p["display_id"] for p in pictures}) == len({line["display_id"] for line in lines}) == 1
+    for picture, line in zip(pictures, lines):
+        assert picture["metadata"]["image/png"]["alt"] == picture["data"]["text/plain"] == line["data"]["text/plain"]
+
+
+def test_moving_a_slider_changes_the_picture_in_place(notebook):
+    explorer = widgets.explore(figure, "A number", value=(1, 5))
+    assert "application/vnd.jupyter.widget-view+json" in notebook[0]["data"]
+    for value in (4, 5):
+        explorer.controls["value"].value = value
+    assert_redrawn(notebook, 3)
+    assert [line["data"]["text/plain"] for line in shown(notebook)[1]] == ["It is 3.", "It is 4.", "It is 5."]
+
+
+def test_a_cell_that_ends_with_the_explorer_shows_it_once(notebook):
+    from IPython.display import display
+
+    explorer = widgets.explore(figure, value=[1, 2])
+    before = len(notebook)
+    display(explorer)
+    assert len(notebook) == before
+
+
+def test_controls_are_named_and_keep_their_kind():
+    explorer = widgets.explore(lambda **values: figure(values), logit_scale=(0.5, 2.0, 0.5), head=["a", "b"])
+    slider, menu = explorer.controls.values()
+    assert isinstance(slider, ipywidgets.FloatSlider) and (slider.min, slider.max, slider.step) == (0.5, 2.0, 0.5)
+    assert (slider.description, menu.description) == ("logit scale", "head")
+    assert not slider.continuous_update
+    assert isinstance(menu, ipywidgets.Dropdown) and menu.options == ("a", "b")
+
+
+def test_a_terminal_gets_the_sentence(capsys):
+    widgets.explore(figure, value=(1, 5))
+    assert capsys.readouterr().out == "It is 3.\n"
+
+
+def test_bad_controls_and_draws_are_told():
+    with pytest.raises(ValueError, match=r"The control value must be \(low, high\).*, not None"):
+        widgets.explore(figure, value=None)
+    with pytest.raises(TypeError, match=r"draw must return \(figure, sentence\)"):
+        widgets.explore(lambda value: figure(value)[0], value=(1, 5))
+
+
+def test_a_stage_draws_the_same_as_a_whole_figure():
+    def build():
+        fig = Figure(figsize=(2, 1), layout="none")
+        return fig, fig.text(0.1, 0.1, "fixed"), fig.text(0.5, 0.6, "before")
+
+    fig, _, moving = build()
+    stage = widgets.Stage(fig, [moving])
+    first = stage.png()
+    moving.set_text("after")
+    second = stage.png()
+    whole, _, text = build()
+    text.set_text("after")
+    assert first != second
+    assert pixels(second) == pixels(plots.png(whole))
+
+
+def pixels(png):
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(png)).tobytes()
+
+
+def test_temperature_explorer_shows_the_softmax(notebook):
+    similarity = torch.eye(4) * 0.5
+    explorer = widgets.temperature_explorer(similarity, IMAGES, CAPTIONS)
+    slider = explorer.controls["scale"]
+    assert slider.description == "logit scale" and slider.value == pytest.approx(1 / 0.07)
+    slider.value = 10.0
+    share = math.exp(5) / (math.exp(5) + 3)
+    assert explorer.sentence.startswith(
+        "Logit scale 10.0 (temperature 0.100): the matching caption gets a probability of "
+        f"{share:.2f} on average, the entropy is 0.12 of at most 1.39 nats, and the loss over the rows is "
+        f"{-math.log(share):.2f}."
+    )
+    slider.value = 1.0
+    assert_redrawn(notebook, 3)
+
+
+def test_temperature_explorer_stays_finite_at_both_ends():
+    explorer = widgets.temperature_explorer(torch.eye(4) * 2 - 1)
+    for scale in (1.0, 100.0):
+        explorer.controls["scale"].value = scale
+        assert "nan" not in explorer.sentence
+    assert "probability of 1.00 on average, the entropy is 0.00" in explorer.sentence
+
+
+def test_matrix_over_training_plays_the_saved_steps(notebook):
+    snapshots = {0: torch.zeros(4, 4), 50: torch.eye(4) * 0.3, 100: torch.eye(4) * 0.9}
+    explorer = widgets.matrix_over_training(snapshots, IMAGES, CAPTIONS)
+    assert "Step 0: the matching caption has the highest score for 0 of 4" in explorer.sentence
+    for step in (50, 100):
+        explorer.controls["step"].value = step
+    assert "Step 100: the matching caption has the highest score for 4 of 4" in explorer.sentence
+    assert_redrawn(notebook, 3)
+    with pytest.raises(ValueError, match="at least two saved steps, not 1"):
+        widgets.matrix_over_training({0: torch.eye(2)})
+
+
+def test_head_explorer_scores_each_head(notebook):
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5]]).expand(4, 4)
+    attention = torch.full((2, 4, 2, 4, 4), 0.01)
+    attention[1, :, 0, 0, 0] = 1  # layer 1, head 0 looks into the box
+    attention[:, :, 1, 3, 3] = 1  # the heads 1 look past it
+    explorer = widgets.head_explorer(IMAGES, attention, boxes, CAPTIONS)
+    explorer.controls["head"].value = (1, 0)
+    assert explorer.sentence.startswith("Layer 1, head 0 on a red apple: hit, 90% inside the box, which covers 25%.")
+    assert explorer.sentence.endswith("Over all pictures this head hits 100%; at random it would be 25%.")
+    explorer.controls["head"].value = (0, 1)
+    explorer.controls["picture"].value = 2
+    assert (
+        explorer.sentence.startswith("Layer 0, head 1 on a green car: miss")
+        and "this head hits 0%" in explorer.sentence
+    )
+    assert_redrawn(notebook, 4)
+    with pytest.raises(ValueError, match=r"\(layers, 4 pictures, heads, gh, gw\), not \(2, 3, 2, 4, 4\)"):
+        widgets.head_explorer(IMAGES, attention[:, :3], boxes)
