@@ -50,8 +50,8 @@ execute: $(TEST_STAMP)  ## run every notebook in place, in order, and store its 
 contract: execute  ## measure every lesson and write the README's table of minutes and megabytes
 	$(PYTHON) -m mmlesson contract
 
-bench: $(LAB_STAMP)  ## measure scenes per second
-	$(PYTHON) -m mmlesson.world.bench
+bench: $(LAB_STAMP)  ## measure scenes per second, on a machine that does nothing else
+	$(PYTHON) tests/bench_world.py
 
 assets: $(LAB_STAMP)  ## train the shipped checkpoints again
 	$(PYTHON) -m mmlesson.make_assets
