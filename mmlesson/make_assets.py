@@ -1,4 +1,7 @@
-"""Trains the shipped checkpoints again, with the lessons' own code: `make assets`, or `python -m mmlesson.make_assets NAME`."""
+"""Trains the shipped checkpoints again, with the lessons' own code.
+
+`make assets` for all of them, `python -m mmlesson.make_assets NAME` for one.
+"""
 
 import sys
 

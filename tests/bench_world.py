@@ -5,6 +5,7 @@ Run it with `make bench`, on a machine that does nothing else. Reports medians; 
 
 import statistics
 import time
+from functools import cache
 
 import numpy as np
 import torch
@@ -31,40 +32,40 @@ def pillow(scenes, side):
     return pictures
 
 
-def tinted(object_index, color, cache={}):  # noqa: B006 - the drawings are made once, as in the renderer
-    if (object_index, color) not in cache:
-        bank = glyphs.bank(70)[object_index, color]
-        rgba = torch.cat([bank[:3] / bank[3:].clamp(min=1e-3), bank[3:]]).clamp(0, 1)
-        cache[object_index, color] = Image.fromarray((rgba.permute(1, 2, 0) * 255).byte().numpy(), "RGBA")
-    return cache[object_index, color]
+@cache
+def tinted(object_index, color):
+    """One colored drawing, made once, as the renderer does."""
+    bank = glyphs.bank(70)[object_index, color]
+    rgba = torch.cat([bank[:3] / bank[3:].clamp(min=1e-3), bank[3:]]).clamp(0, 1)
+    return Image.fromarray((rgba.permute(1, 2, 0) * 255).byte().numpy(), "RGBA")
 
 
-def per_second(draw, scenes, repeats):
+def batched(scenes, side):
+    pictures = world.render(scenes, side)
+    if pictures.is_cuda:
+        torch.cuda.synchronize()
+    return pictures
+
+
+def per_second(draw, scenes, side, repeats):
     """Scenes per second, the median of several runs after one to warm up."""
-    draw(scenes)
+    draw(scenes, side)
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
-        draw(scenes)
+        draw(scenes, side)
         times.append(time.perf_counter() - started)
     return len(scenes) / statistics.median(times)
 
 
 def main():
-    where = device()
-    print(f"device {where}, {torch.get_num_threads()} threads")
+    print(f"device {device()}, {torch.get_num_threads()} threads")
     for items, side in ((1, 32), (2, 48)):
         scenes = world.sample(2048, seed=0, items=items)
 
-        def batched(scenes):
-            pictures = world.render(scenes, side)
-            if where.type == "cuda":
-                torch.cuda.synchronize()
-            return pictures
-
-        ours = per_second(batched, scenes, repeats=15)
-        theirs = per_second(lambda s: pillow(s, side), scenes[:512], repeats=5)
-        print(f"{items} item(s), {side} x {side}: {ours:,.0f} scenes/s batched, {theirs:,.0f} with Pillow: {ours / theirs:.0f}x")
+        ours = per_second(batched, scenes, side, repeats=15)
+        theirs = per_second(pillow, scenes[:512], side, repeats=5)
+        print(f"{items} item(s), {side} x {side}: {ours:,.0f} scenes/s, Pillow {theirs:,.0f}: {ours / theirs:.0f}x")
 
 
 if __name__ == "__main__":

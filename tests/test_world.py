@@ -140,7 +140,10 @@ def test_shifts_change_the_picture_and_keep_the_place(shift):
 
 ITEM = world.Item
 MISTAKES = {
-    "unknown object": (lambda: world.scene(ITEM("aple")), "There is no object 'aple' in the world; did you mean 'apple'?"),
+    "unknown object": (
+        lambda: world.scene(ITEM("aple")),
+        "There is no object 'aple' in the world; did you mean 'apple'?",
+    ),
     "unknown color": (lambda: world.scene(ITEM("apple", "read")), "did you mean 'red'?"),
     "negative size": (lambda: world.scene(ITEM("apple", size=-1)), "The size of the apple is -1;"),
     "too large": (lambda: world.scene(ITEM("apple", size=1.5)), "above 0 and up to 1"),

@@ -138,6 +138,6 @@ class Tokenizer:
     def _id(self, word):
         if word not in self.index:
             close = difflib.get_close_matches(word, self.words, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " See mmlesson.world.vocabulary() for the words it knows."
+            hint = f" Did you mean {close[0]!r}?" if close else " mmlesson.world.vocabulary() lists the words it knows."
             raise ValueError(f"The world has no word {word!r}.{hint}")
         return self.index[word]

@@ -21,7 +21,8 @@ class Color(NamedTuple):
 
 
 def _rows(category, table):
-    return [Object(name, korean, int(code, 16), category) for name, korean, code in (r.split() for r in table.split(","))]
+    rows = (row.split() for row in table.split(","))
+    return [Object(name, korean, int(code, 16), category) for name, korean, code in rows]
 
 
 OBJECTS = (

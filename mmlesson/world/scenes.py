@@ -103,7 +103,9 @@ def scene(*items, background=BACKGROUND):
         _named("object", item.object, OBJECT_INDEX)
         _named("color", item.color, COLOR_INDEX)
         if not 0 < item.size <= 1:
-            raise ValueError(f"The size of {_the(item)} is {item.size}; it is a fraction of the picture, above 0 and up to 1.")
+            raise ValueError(
+                f"The size of {_the(item)} is {item.size}; it is a fraction of the side, above 0 and up to 1."
+            )
     made = Scenes(
         objects=torch.tensor([[OBJECT_INDEX[i.object] for i in items]]),
         colors=torch.tensor([[COLOR_INDEX[i.color] for i in items]]),
