@@ -78,7 +78,10 @@ def explore(draw, title="", continuous_update=False, **controls):
     explorer = Explorer(draw, made)
     if in_notebook():
         heading = [ipywidgets.Label(title)] if title else []
-        display(ipywidgets.VBox([*heading, *made.values()]))
+        view = ipywidgets.VBox([*heading, *made.values()])._repr_mimebundle_()
+        names = ", ".join(control.description for control in made.values())
+        view["text/plain"] = f"(In a running notebook, controls stand here: {names}.)"  # what a stored notebook shows
+        display(view, raw=True)
         explorer._show()
     else:
         explorer._render()

@@ -44,7 +44,9 @@ def assert_redrawn(notebook, count):
 
 def test_moving_a_slider_changes_the_picture_in_place(notebook):
     explorer = widgets.explore(figure, "A number", value=(1, 5))
-    assert "application/vnd.jupyter.widget-view+json" in notebook[0]["data"]
+    controls = notebook.pop(0)["data"]
+    assert "application/vnd.jupyter.widget-view+json" in controls
+    assert controls["text/plain"] == "(In a running notebook, controls stand here: value.)"
     for value in (4, 5):
         explorer.controls["value"].value = value
     assert_redrawn(notebook, 3)
