@@ -48,7 +48,7 @@ def start(name, seed=0):
     plots.style()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    print(f"Lesson {name} on {device.type} with {torch.get_num_threads()} threads, seed {seed}.")
+    print(f"Lesson {name}: device {device.type}, threads {torch.get_num_threads()}, seed {seed}.")
     return Lesson(name, seed, device, time.perf_counter())
 
 

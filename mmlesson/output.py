@@ -1,5 +1,8 @@
 """What a notebook shows: every output has a text twin, for a terminal, a `git diff` and a screen reader."""
 
+import base64
+import textwrap
+
 
 def in_notebook():
     """True inside a Jupyter kernel, False in a script, a test or a terminal."""
@@ -31,9 +34,12 @@ def update(handle, text, html=None, png=None):
         handle.update(bundle, metadata=metadata, raw=True)
 
 
-def _bundle(text, html, png):
-    import base64
+def wrapped(sentence):
+    """The sentence in lines of at most 100 characters: notebooks break longer ones in the middle of a word."""
+    return textwrap.fill(sentence, 100)
 
+
+def _bundle(text, html, png):
     bundle, metadata = {"text/plain": text}, {}
     if html is not None:
         bundle["text/html"] = html

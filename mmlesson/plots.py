@@ -19,7 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from mmlesson.output import emit, in_notebook
+from mmlesson.output import emit, in_notebook, wrapped
 from mmlesson.scores import attention_inside, pointing_chance, pointing_game
 
 # One color per modality, in every figure of the course (Okabe & Ito's colors, told apart by color-blind readers).
@@ -83,7 +83,7 @@ def show(fig, sentence):
     """Show a figure as a PNG whose text twin and alternative text are `sentence`; print the sentence; close it."""
     if in_notebook():
         emit(sentence, png=png(fig))
-    print(sentence)
+    print(wrapped(sentence))
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close(fig)  # else the notebook would show it a second time
 

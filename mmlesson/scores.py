@@ -58,7 +58,7 @@ def recall_at_k(similarity, k=1, target=None):
         if similarity.shape[0] > similarity.shape[1]:
             raise ValueError(f"{tuple(similarity.shape)} has rows without a column of their own: pass target.")
         target = torch.arange(len(similarity), device=similarity.device)
-    score = similarity.gather(1, target[:, None])
+    score = similarity.gather(1, target.to(similarity.device)[:, None])
     rank = (similarity >= score).sum(1)  # 1 is the top; those that tie come first
     return (rank <= k).float().mean().item()
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 
 from mmlesson import plots
-from mmlesson.output import emit, in_notebook, update
+from mmlesson.output import emit, in_notebook, update, wrapped
 
 
 class Explorer:
@@ -35,12 +35,16 @@ class Explorer:
     def _show(self):
         picture = self._render()
         self._picture = emit(self.sentence, png=picture, updatable=True)
-        self._line = emit(self.sentence, updatable=True)
+        self._line = emit(wrapped(self.sentence), updatable=True)
 
     def _redraw(self, change):
-        picture = self._render()
+        try:
+            picture = self._render()
+        except Exception as error:  # else it would vanish in the server's log, and the picture just stand still
+            update(self._line, wrapped(f"draw failed with {type(error).__name__}: {error}"))
+            return
         update(self._picture, self.sentence, png=picture)
-        update(self._line, self.sentence)
+        update(self._line, wrapped(self.sentence))
 
     def _ipython_display_(self):
         """Nothing: explore() has shown it already, so ending a cell with it shows it once."""
@@ -85,7 +89,7 @@ def explore(draw, title="", continuous_update=False, **controls):
         explorer._show()
     else:
         explorer._render()
-        print(explorer.sentence)
+        print(wrapped(explorer.sentence))
     return explorer
 
 

@@ -33,7 +33,7 @@ def test_start_seeds_all_three_sources_of_randomness():
 
 def test_start_prints_one_line(results, capsys):
     lesson = start("02_clip", seed=7)
-    line = f"Lesson 02_clip on cpu with {torch.get_num_threads()} threads, seed 7.\n"
+    line = f"Lesson 02_clip: device cpu, threads {torch.get_num_threads()}, seed 7.\n"
     assert capsys.readouterr().out == line
     assert (lesson.name, lesson.seed, lesson.device) == ("02_clip", 7, torch.device("cpu"))
 

@@ -44,6 +44,11 @@ def scenes():
     return world.render(drawn, device="cpu"), world.captions(drawn, template="a picture of {}"), drawn.boxes()[:, 0]
 
 
+def said(capsys):
+    """What was printed, without its line breaks."""
+    return " ".join(capsys.readouterr().out.split())
+
+
 def scores(n=8, seed=0, match=0.5):
     return torch.randn(n, n, generator=torch.Generator().manual_seed(seed)) * 0.1 + torch.eye(n) * match
 
@@ -88,7 +93,13 @@ def test_a_figure_is_stored_with_its_sentence(notebook, capsys):
     assert shown["data"]["text/plain"] == "A figure." and shown["metadata"] == {"image/png": {"alt": "A figure."}}
     stored = Image.open(io.BytesIO(base64.b64decode(shown["data"]["image/png"])))
     assert stored.size == (220, 110)  # 110 dpi
-    assert capsys.readouterr().out == "A figure.\n"
+    assert said(capsys) == "A figure."
+
+
+def test_a_long_sentence_is_printed_in_lines(capsys):
+    plots.show(Figure(), LONG * 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) <= 100 and " ".join(lines) == LONG * 3
 
 
 def test_show_closes_a_pyplot_figure(capsys):
@@ -96,7 +107,7 @@ def test_show_closes_a_pyplot_figure(capsys):
 
     plots.show(plt.figure(), "A figure.")
     assert plt.get_fignums() == []
-    assert capsys.readouterr().out == "A figure.\n"
+    assert said(capsys) == "A figure."
 
 
 def test_the_same_figure_gives_the_same_bytes(notebook):
@@ -115,23 +126,23 @@ def test_similarity_matrix_returns_and_tells_its_numbers(scenes, capsys):
     drawn = plots.similarity_matrix(similarity, images, captions, "It matches")
     np.testing.assert_array_equal(drawn, similarity.numpy())
     others = similarity[~torch.eye(8, dtype=bool)].mean()
-    assert capsys.readouterr().out == (
+    assert said(capsys) == (
         "It matches. The matching caption has the highest score for 7 of 8 pictures, "
-        f"mean score of a match {similarity.diagonal().mean():.2f}, of the others {others:.2f}.\n"
+        f"mean score of a match {similarity.diagonal().mean():.2f}, of the others {others:.2f}."
     )
 
 
 def test_a_tie_is_not_the_highest_score(capsys):
     plots.similarity_matrix(torch.zeros(3, 3))
-    assert "highest score for 0 of 3 pictures" in capsys.readouterr().out
+    assert "highest score for 0 of 3 pictures" in said(capsys)
 
 
 def test_a_target_off_the_diagonal(capsys):
     similarity = torch.tensor([[0.1, 0.9, 0.2], [0.8, 0.3, 0.1]])
     plots.similarity_matrix(similarity, target=torch.tensor([1, 1]))
-    assert "highest score for 1 of 2 pictures, mean score of a match 0.60" in capsys.readouterr().out
+    assert "highest score for 1 of 2 pictures, mean score of a match 0.60" in said(capsys)
     plots.similarity_matrix(similarity)
-    assert capsys.readouterr().out == "2 by 3 scores from 0.10 to 0.90.\n"
+    assert said(capsys) == "2 by 3 scores from 0.10 to 0.90."
 
 
 def test_the_truth_is_outlined(figures):
@@ -148,7 +159,7 @@ def test_similarity_matrices_share_one_scale(scenes, figures, capsys):
     np.testing.assert_array_equal(drawn["after"], after.numpy())
     limits = {image.get_clim() for image in figures[0].axes[0].images if image.get_array().ndim == 2}
     assert limits == {(min(before.min(), after.min()).item(), max(before.max(), after.max()).item())}
-    out = capsys.readouterr().out
+    out = said(capsys)
     assert out.startswith("It learns. Before: the matching caption") and "; after: the matching" in out
 
 
@@ -157,7 +168,7 @@ def test_gallery(scenes, capsys):
     drawn = plots.gallery(images, captions, "Eight scenes")
     np.testing.assert_array_equal(drawn["images"], images.permute(0, 2, 3, 1).numpy())
     assert drawn["captions"] == captions
-    assert capsys.readouterr().out == f"Eight scenes. 8 pictures: {'; '.join(captions)}.\n"
+    assert said(capsys) == f"Eight scenes. 8 pictures: {'; '.join(captions)}."
 
 
 def test_attention_maps_scores_what_it_draws(scenes, capsys):
@@ -173,7 +184,7 @@ def test_attention_maps_scores_what_it_draws(scenes, capsys):
     torch.testing.assert_close(
         torch.from_numpy(drawn["area"]), (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     )
-    out = capsys.readouterr().out
+    out = said(capsys)
     assert out.startswith("It looks. The peak lies in the true box for 7 of 8 pictures (at random: ")
     assert f"which cover {drawn['area'].mean():.0%} of the pictures." in out
 
@@ -195,8 +206,8 @@ def test_matrix_of_numbers(figures, capsys):
     written = [t for t, _ in texts(figures[0])]
     assert {"0.25", "-0.50", "-inf", "0.12", "a", "z"} <= set(written)
     assert figures[0].axes[0].images[0].get_clim() == (-1, 1)
-    expected = "By hand. 2 by 3 numbers from -0.50 to 1.00, and 1 that are not finite.\n"
-    assert capsys.readouterr().out == expected
+    expected = "By hand. 2 by 3 numbers from -0.50 to 1.00, and 1 that are not finite."
+    assert said(capsys) == expected
 
 
 def test_matrix_of_bools_says_what_is_allowed(figures, capsys):
@@ -206,15 +217,15 @@ def test_matrix_of_bools_says_what_is_allowed(figures, capsys):
     written = [t for t, _ in texts(figures[0])]
     assert written.count("yes") == 6 and written.count("no") == 3
     assert {"allowed (yes)", "blocked (no)", "query", "key"} <= set(written)
-    assert capsys.readouterr().out == "6 of 9 entries are allowed.\n"
+    assert said(capsys) == "6 of 9 entries are allowed."
 
 
 def test_curves(capsys):
     lines = {"train": ([0, 1, 2], [4.0, 2.0, 1.0]), "held out": (torch.arange(3), torch.tensor([4.0, 0.5, 3.0]))}
     drawn = plots.curves(lines, "step", "loss", "It falls", hlines={"chance": math.log(64)})
     assert drawn["train"][1].tolist() == [4.0, 2.0, 1.0] and drawn["held out"][0].tolist() == [0, 1, 2]
-    assert capsys.readouterr().out == (
-        "It falls. Loss against step: train from 4 to 1; held out from 4 to 3, lowest 0.5 at 1; chance is 4.16.\n"
+    assert said(capsys) == (
+        "It falls. Loss against step: train from 4 to 1; held out from 4 to 3, lowest 0.5 at 1; chance is 4.16."
     )
 
 
@@ -223,11 +234,11 @@ def test_bars(figures, capsys):
         "one": 0.25,
         "two": 0.5,
     }
-    assert capsys.readouterr().out == "Two beat one. Accuracy: one 0.25, two 0.5; chance is 0.125.\n"
+    assert said(capsys) == "Two beat one. Accuracy: one 0.25, two 0.5; chance is 0.125."
     assert [bar.get_width() for bar in figures[0].axes[0].patches] == [0.25, 0.5]
     groups = {"blank": {"object": 0.01, "color": 0.1}, "seen": {"object": 0.9, "color": 0.99}}
     assert plots.bars(groups, "accuracy") == groups
-    assert capsys.readouterr().out == "Accuracy: blank: object 0.01, color 0.1; seen: object 0.9, color 0.99.\n"
+    assert said(capsys) == "Accuracy: blank: object 0.01, color 0.1; seen: object 0.9, color 0.99."
 
 
 # ---- nothing written overlaps
