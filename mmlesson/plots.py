@@ -100,11 +100,11 @@ def gallery(images, captions=None, title="", columns=8):
     captions = _captions(captions, len(pictures)) or [""] * len(pictures)
     columns = min(columns, len(pictures))
     cell = min(1.5, WIDTH / columns)
-    wrapped = [_wrap(c, cell - 0.06, FONT) for c in captions]
-    row = cell + 0.03 + _lines(*wrapped) * _line_height(FONT) * any(captions)
+    under = [_wrap(c, cell - 0.06, FONT) for c in captions]
+    row = cell + 0.03 + _lines(*under) * _line_height(FONT) * any(captions)
     rows = -(-len(pictures) // columns)
     fig, ax, top = _canvas(columns * cell, rows * row, title)
-    for i, (picture, caption) in enumerate(zip(pictures, wrapped)):
+    for i, (picture, caption) in enumerate(zip(pictures, under)):
         x, y = i % columns * cell, top - i // columns * row
         _picture(ax, picture, x + 0.04, y - cell + 0.04, cell - 0.08)
         ax.text(x + cell / 2, y - cell, caption, ha="center", va="top", fontsize=FONT, linespacing=1.1)
@@ -163,8 +163,8 @@ def attention_maps(images, maps, boxes, captions=None, title="", columns=4):
     columns = min(columns, len(pictures))
     cell = min(2.4, WIDTH / columns)
     side = cell / 2 - 0.06
-    wrapped = [_wrap(c, cell - 0.1, FONT) for c in captions]
-    row = side + 0.12 + (_lines(*wrapped) * any(captions) + 1) * _line_height(FONT)
+    under = [_wrap(c, cell - 0.1, FONT) for c in captions]
+    row = side + 0.12 + (_lines(*under) * any(captions) + 1) * _line_height(FONT)
     fig, ax, top = _canvas(columns * cell, -(-len(pictures) // columns) * row, title)
     for i, picture in enumerate(pictures):
         x, y = i % columns * cell + 0.03, top - i // columns * row
@@ -174,7 +174,7 @@ def attention_maps(images, maps, boxes, captions=None, title="", columns=4):
         _box(ax, boxes[i].tolist(), x + side + 0.04, y - side, side)
         _peak(ax, maps[i], x + side + 0.04, y - side, side)
         result = f"{'hit' if scores['hits'][i] else 'miss'}, {scores['inside'][i]:.0%} inside"
-        text = f"{wrapped[i]}\n{result}" if wrapped[i] else result
+        text = f"{under[i]}\n{result}" if under[i] else result
         ax.text(x + side, y - side - 0.04, text, ha="center", va="top", fontsize=FONT, linespacing=1.15)
     show(fig, _sentence(title, _attention_sentence(scores)))
     return scores
@@ -244,8 +244,9 @@ def matrix(values, row_labels, column_labels, title="", signed=False, fmt=".2f",
         details = f"{int(values.sum())} of {values.size} entries are allowed."
     else:
         finite = values[np.isfinite(values)]
-        details = f"{rows} by {columns} numbers from {finite.min():{fmt}} to {finite.max():{fmt}}"
-        details += "." if finite.size == values.size else f", and {values.size - finite.size} that are not finite."
+        details = f"{rows} by {columns} numbers"
+        details += f" from {finite.min():{fmt}} to {finite.max():{fmt}}" if finite.size else ""
+        details += f", {values.size - finite.size} of them not finite." if finite.size < values.size else "."
     show(fig, _sentence(title, details))
     return values
 
@@ -462,7 +463,7 @@ def _colors(values, signed):
     """How imshow colors a matrix: {"cmap", "vmin", "vmax"}. What is not finite, such as a masked score, is gray."""
     if values.dtype == bool:
         return {"cmap": matplotlib.colors.ListedColormap(["#444444", "#CFE3F1"]), "vmin": 0, "vmax": 1}
-    finite = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
     low, high = (-np.abs(finite).max(), np.abs(finite).max()) if signed else (finite.min(), finite.max())
     name = SIGNED if signed else MAGNITUDE
     return {"cmap": matplotlib.colormaps[name].with_extremes(bad="#DDDDDD"), "vmin": low, "vmax": high}

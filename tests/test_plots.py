@@ -206,8 +206,13 @@ def test_matrix_of_numbers(figures, capsys):
     written = [t for t, _ in texts(figures[0])]
     assert {"0.25", "-0.50", "-inf", "0.12", "a", "z"} <= set(written)
     assert figures[0].axes[0].images[0].get_clim() == (-1, 1)
-    expected = "By hand. 2 by 3 numbers from -0.50 to 1.00, and 1 that are not finite."
+    expected = "By hand. 2 by 3 numbers from -0.50 to 1.00, 1 of them not finite."
     assert said(capsys) == expected
+
+
+def test_matrix_of_a_fully_masked_row(capsys):
+    plots.matrix(torch.full((1, 2), float("nan")), ["query"], ["a", "b"])
+    assert said(capsys) == "1 by 2 numbers, 2 of them not finite."
 
 
 def test_matrix_of_bools_says_what_is_allowed(figures, capsys):
