@@ -28,9 +28,10 @@ def attention(q, k, v, mask=None):
 
 # %% ../../notebooks/01_attention_and_encoders.ipynb #export-MultiHeadAttention
 class MultiHeadAttention(nn.Module):
-    """Several attentions side by side, each on its own slice of the width.
+    """Several attentions side by side, each on its own slice of the width ("Attention is all you need", section 3.2.2).
 
     x (N, T, width) -> (N, T, width); with need_weights also the weights (N, heads, T, T).
+    mask as in `attention`, broadcastable to (N, heads, T, T).
     """
 
     def __init__(self, width, heads):
@@ -51,16 +52,19 @@ class MultiHeadAttention(nn.Module):
         y = self.out_proj(y.transpose(1, 2).flatten(2))
         return (y, weights) if need_weights else y
 
-# %% ../../notebooks/01_attention_and_encoders.ipynb #export-QuickGELU
+# %% ../../notebooks/01_attention_and_encoders.ipynb #export-Block
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), CLIP's cheap GELU."""
+    """x * sigmoid(1.702 x), the cheap GELU of CLIP's released weights (openai/CLIP, clip/model.py)."""
 
     def forward(self, x):
         return x * torch.sigmoid(1.702 * x)
 
-# %% ../../notebooks/01_attention_and_encoders.ipynb #export-Block
+
 class Block(nn.Module):
-    """One pre-LN transformer block: attention, then a four times wider MLP, each added to its input."""
+    """One pre-LN transformer block: attention, then a four times wider MLP, each added to its input.
+
+    x (N, T, width) -> (N, T, width); with need_weights also the weights (N, heads, T, T).
+    """
 
     def __init__(self, width, heads):
         super().__init__()
@@ -133,9 +137,11 @@ class TextTransformer(nn.Module):
 
 # %% ../../notebooks/01_attention_and_encoders.ipynb #export-VisionTransformer
 class VisionTransformer(nn.Module):
-    """ViT as CLIP uses it: patches, a class token, positions, a LayerNorm before and after, no projection bias.
+    """ViT as CLIP uses it (paper section 2.4): patches, a class token, positions, a LayerNorm before and after.
 
-    images (N, 3, image_size, image_size) -> features (N, embed_dim).
+    images (N, 3, image_size, image_size) -> features (N, embed_dim); with need_weights also
+    (layers, N, heads, 1 + patches, 1 + patches), where token 0 is the class token. The blocks keep PyTorch's
+    initialization, as in the reference code.
     """
 
     def __init__(self, image_size, patch_size, width, layers, heads, embed_dim):
@@ -159,7 +165,10 @@ class VisionTransformer(nn.Module):
 
 # %% ../../notebooks/01_attention_and_encoders.ipynb #export-Bottleneck
 class Bottleneck(nn.Module):
-    """Residual block of CLIP's ResNet: 1x1, 3x3, 1x1 convolutions; strides are average pools (anti-aliasing)."""
+    """Residual block of CLIP's ResNet: 1x1, 3x3, 1x1 convolutions; strides are average pools (anti-aliasing).
+
+    x (N, inputs, H, W) -> (N, 4 * planes, H // stride, W // stride).
+    """
 
     expansion = 4
 
@@ -178,7 +187,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(
                 nn.AvgPool2d(stride), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
             )
-        nn.init.zeros_(self.bn3.weight)  # each block starts as the identity
+        nn.init.zeros_(self.bn3.weight)  # the branch starts silent: at first a block only passes its shortcut on
 
     def forward(self, x):
         y = F.relu(self.bn1(self.conv1(x)))
@@ -190,7 +199,8 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """CLIP's attention pooling: the mean of the grid asks, the mean and all cells answer (paper section 2.4).
 
-    x (N, width, H, W) -> (N, embed_dim); with need_weights also (N, heads, 1 + H * W).
+    x (N, width, H, W) with H * W = cells -> (N, embed_dim); with need_weights also the weights (N, heads, 1 + cells),
+    of which the first is that of the mean.
     """
 
     def __init__(self, cells, width, heads, embed_dim):
@@ -215,8 +225,9 @@ class AttentionPool(nn.Module):
 class ModifiedResNet(nn.Module):
     """CLIP's ResNet: a stem of three convolutions, bottleneck stages, attention pooling (paper section 2.4).
 
-    images (N, 3, image_size, image_size) -> features (N, embed_dim). `layers` holds the number of blocks in each
-    stage: CLIP's RN50 has (3, 4, 6, 3). The stem divides the grid by 4, every stage after the first by 2.
+    images (N, 3, image_size, image_size) -> features (N, embed_dim); with need_weights also the pooling's weights.
+    `layers` holds the number of blocks in each stage: CLIP's RN50 has (3, 4, 6, 3). The stem divides the side of the
+    grid by 4, every stage after the first by 2.
     """
 
     def __init__(self, layers, width, heads, embed_dim, image_size):
