@@ -28,7 +28,7 @@ def attention(q, k, v, mask=None):
 
 # %% ../../notebooks/01_attention_and_encoders.ipynb #export-MultiHeadAttention
 class MultiHeadAttention(nn.Module):
-    """Several attentions side by side, each on its own slice of the width ("Attention is all you need", section 3.2.2).
+    """Several attentions side by side, each on its own slice of the width ("Attention is all you need", 3.2.2).
 
     x (N, T, width) -> (N, T, width); with need_weights also the weights (N, heads, T, T).
     mask as in `attention`, broadcastable to (N, heads, T, T).
@@ -44,7 +44,8 @@ class MultiHeadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x, mask=None, need_weights=False):
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.in_proj(x).chunk(3, dim=-1))
+        q, k, v = self.in_proj(x).chunk(3, dim=-1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (N, heads, T, d)
         if need_weights:
             y, weights = attention(q, k, v, mask)
         else:  # the same numbers, fused: the matrix of weights is never kept
