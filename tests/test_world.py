@@ -75,6 +75,13 @@ def test_boxes_hold_the_drawing_and_hold_it_tightly(items):
             assert apart.any(dim=1).all(), "two items overlap"
 
 
+def test_spread_zero_puts_the_drawing_in_the_middle():
+    boxes = world.sample(64, seed=0, spread=0).boxes()[:, 0]
+    assert ((boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5).abs().max() < 1e-5
+    far = world.sample(64, seed=0, size=(0.3, 0.4)).boxes()[:, 0]
+    assert ((far[:, :2] + far[:, 2:]) / 2 - 0.5).abs().max() > 0.2
+
+
 def test_relations_said_are_true():
     scenes = world.sample(300, seed=0, items=2)
     seen = set()
@@ -156,6 +163,7 @@ MISTAKES = {
     "unknown split": (lambda: world.sample(3, split="test"), "There is no split 'test'; choose one of train"),
     "no scenes": (lambda: world.sample(0), "sample needs n >= 1"),
     "size range": (lambda: world.sample(1, size=(0.9, 0.2)), "size is a range (smallest, largest)"),
+    "spread": (lambda: world.sample(1, spread=2), "spread runs from 0"),
     "side": (lambda: world.render(world.sample(1), side=0), "side is the picture's height and width"),
     "style": (lambda: world.render(world.sample(1), style="oil"), "There is no style 'oil'"),
     "shift": (lambda: world.render_shifted(world.sample(1), "fog"), "There is no shift 'fog'"),

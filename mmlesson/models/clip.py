@@ -58,45 +58,47 @@ class CLIP(nn.Module):
         return self.logit_scale.exp() * image_features @ text_features.T
 
 # %% ../../notebooks/02_clip.ipynb #builders
-EMBED_DIM = 64
+EMBED_DIM = 256
 CONTEXT_LENGTH = 16
 
 
 def small_text_encoder():
-    """The lesson's text tower: one layer of width 64 is enough for the world's captions."""
+    """The lesson's text tower: one layer, wide, is enough for the world's captions."""
     vocab_size = len(world.Tokenizer())
-    return TextTransformer(vocab_size, CONTEXT_LENGTH, width=64, layers=1, heads=2, embed_dim=EMBED_DIM)
+    return TextTransformer(vocab_size, CONTEXT_LENGTH, width=256, layers=1, heads=4, embed_dim=EMBED_DIM)
 
 
 def clip_resnet():
     """A CLIP for 32 x 32 pictures with a small ModifiedResNet, made to learn in a minute on two CPU cores."""
-    image_encoder = ModifiedResNet(layers=(1, 1), width=48, heads=4, embed_dim=EMBED_DIM, image_size=32)
-    return CLIP(image_encoder, small_text_encoder())
+    image_encoder = ModifiedResNet(layers=(1, 2), width=32, heads=4, embed_dim=EMBED_DIM, image_size=32)
+    return CLIP(image_encoder, small_text_encoder()).to(memory_format=torch.channels_last)  # a third faster on CPUs
 
 
 def clip_vit():
     """A CLIP for 32 x 32 pictures with a small ViT: slower to learn, and its attention can be looked at in each layer."""
-    image_encoder = VisionTransformer(
-        image_size=32, patch_size=4, width=128, layers=4, heads=4, embed_dim=EMBED_DIM
-    )
+    image_encoder = VisionTransformer(image_size=32, patch_size=4, width=128, layers=3, heads=4, embed_dim=EMBED_DIM)
     return CLIP(image_encoder, small_text_encoder())
 
 # %% ../../notebooks/02_clip.ipynb #train-clip
-def train_clip(model, steps, batch_size=128, lr=3e-3, seed=0, loss=clip_loss, measure=None, measure_every=100):
+def train_clip(model, steps, batch_size=128, lr=2e-3, curriculum=0.6, seed=0, loss=clip_loss, measure=None,
+               measure_every=100):  # fmt: skip
     """Train a CLIP on fresh random scenes, in place; returns the History of mmlesson.train.fit.
 
-    model: anything with encode_image, encode_text and logit_scale. measure(step) -> dict of floats, as in fit.
+    model: anything with encode_image, encode_text and logit_scale. curriculum: the share of the steps during which
+    the scenes grow from large upright drawings in the middle to all sizes, turns and places. measure as in fit.
     """
     device = model.logit_scale.device
     tokenizer = world.Tokenizer()
     generator = torch.Generator().manual_seed(seed)
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]  # biases, norms and the scale
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99))
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True)
 
     def batch_loss(step):
-        scenes = world.sample(batch_size, generator)
+        variety = min(1.0, step / (curriculum * steps))
+        size = (0.85 - 0.25 * variety, 0.95)
+        scenes = world.sample(batch_size, generator, size=size, angle=20 * variety, spread=variety)
         images = world.render(scenes, device=device)
         tokens = tokenizer.encode(world.captions(scenes, generator)).to(device)
         return loss(model.encode_image(images), model.encode_text(tokens), model.logit_scale)

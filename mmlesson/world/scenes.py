@@ -170,20 +170,23 @@ def draw_pairs(n, split, generator):
     return table[torch.cat(rounds)[:n]]
 
 
-def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.6, 0.95), angle=20.0, same=False):
+def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.6, 0.95), angle=20.0, spread=1.0, same=False):
     """n random scenes with `items` objects each. The same seed gives the same scenes.
 
     seed: an int or a torch.Generator (on the CPU). split: which (object, color) pairs may appear ("train",
     "held_out", "all"). distinct: with one item, no pair repeats within a batch of up to 672 ("train") scenes; False
     draws each independently, as pairs from the web would come. size: range for a scene of one item, in fractions of
     the side; scenes with more items place each in a cell of its own and use half of it. angle: largest turn in
-    degrees. same: all items of a scene are the same object in the same color (for counting).
+    degrees. spread: how far from the middle of its cell an item may lie, from 0 (in the middle) to 1 (anywhere that
+    it fits). same: all items of a scene are the same object in the same color (for counting).
     Two items stand in one row or one column, so that "left of" or "above" is always true of them.
     """
     if n < 1 or not 1 <= items <= MAX_ITEMS:
         raise ValueError(f"sample needs n >= 1 and 1 to {MAX_ITEMS} items; got n={n}, items={items}.")
     if not 0 < size[0] <= size[1] <= 1:
         raise ValueError(f"size is a range (smallest, largest) in fractions of the side, within (0, 1]; got {size}.")
+    if not 0 <= spread <= 1:
+        raise ValueError(f"spread runs from 0 (in the middle) to 1 (anywhere); got {spread}.")
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
 
     def uniform(*shape, low=0.0, high=1.0):
@@ -210,7 +213,7 @@ def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.6, 0.95)
     scenes.sizes *= (cell / extent.amax(dim=-1)).clamp(max=1)
     box = scenes.boxes()
     room = cell - (box[..., 2:] - box[..., :2])
-    scenes.centers = corner - box[..., :2] + uniform(n, items, 2) * room
+    scenes.centers = corner - box[..., :2] + (0.5 + (uniform(n, items, 2) - 0.5) * spread) * room
     return scenes
 
 
