@@ -50,8 +50,9 @@ execute: $(TEST_STAMP)  ## run every notebook in place, in order, and store its 
 contract: execute  ## measure every lesson and write the README's table of minutes and megabytes
 	$(PYTHON) -m mmlesson contract
 
-bench: $(LAB_STAMP)  ## measure scenes per second, on a machine that does nothing else
+bench: $(LAB_STAMP)  ## measure scenes per second, and our CLIP against transformers (10 minutes)
 	$(PYTHON) tests/bench_world.py
+	$(PYTHON) tests/bench_clip.py
 
 assets: $(LAB_STAMP)  ## train the shipped checkpoints again
 	$(PYTHON) -m mmlesson.make_assets

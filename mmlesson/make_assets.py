@@ -13,7 +13,7 @@ from mmlesson.models import clip
 SEED = 0
 RECIPES = {
     "clip_resnet": {"steps": 500},
-    "clip_vit": {"steps": 2800, "lr": 1e-3, "curriculum": 0.7},
+    "clip_vit": {"steps": 2400, "lr": 1e-3, "curriculum": 0.7},
 }
 ABOUT = {
     "clip_resnet": "The CLIP of lesson 02 with the small ModifiedResNet, as `train_clip` leaves it.",
