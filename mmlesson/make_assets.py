@@ -12,8 +12,8 @@ from mmlesson.models import clip
 
 SEED = 0
 RECIPES = {
-    "clip_resnet": {"steps": 500},
-    "clip_vit": {"steps": 2400, "lr": 1e-3, "curriculum": 0.7},
+    "clip_resnet": {"steps": 450},
+    "clip_vit": {"steps": 1600, "lr": 1e-3, "curriculum": 0.7},
 }
 ABOUT = {
     "clip_resnet": "The CLIP of lesson 02 with the small ModifiedResNet, as `train_clip` leaves it.",
