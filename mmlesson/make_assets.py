@@ -12,7 +12,7 @@ from mmlesson.models import clip
 
 SEED = 0
 RECIPES = {
-    "clip_resnet": {"steps": 450},
+    "clip_resnet": {"steps": 540},
     "clip_vit": {"steps": 1600, "lr": 1e-3, "curriculum": 0.7},
 }
 ABOUT = {

@@ -108,7 +108,7 @@ def main():
     torch.manual_seed(0)
     resnet = clip_resnet().to(device())
     print(f"ours, ResNet, {parameters(resnet):,} parameters:")
-    seconds, _ = seconds_to_target(resnet, steps=450)
+    seconds, _ = seconds_to_target(resnet, steps=540)
     torch.manual_seed(0)
     reference = Reference(tower(96, 4, 3), text).to(device())
     (one_step,) = step_seconds([Reference(tower(96, 4, 3), text).to(device())])

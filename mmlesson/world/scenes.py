@@ -87,7 +87,8 @@ def _named(kind, name, known):
     if name in known:
         return known[name]
     close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(list(known)[:10])}, ..."
+    names = ", ".join(list(known)[:10]) + (", ..." if len(known) > 10 else ".")
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {names}"
     raise ValueError(f"There is no {kind} {name!r} in the world; {hint}")
 
 
