@@ -96,9 +96,9 @@ def step_seconds(models, batch_size=128, repeats=20):
 def main():
     print(f"device {device()}, {torch.get_num_threads()} threads")
     torch.manual_seed(0)
-    text = tower(384, 1, 6)
+    text = tower(128, 1, 2)
     twin = Reference(tower(128, 3, 4), text).to(device())
-    ours = CLIP(VisionTransformer(32, 4, 128, 3, 4, 256), TextTransformer(len(TOKENIZER), 16, 384, 1, 6, 256)).to(
+    ours = CLIP(VisionTransformer(32, 4, 128, 3, 4, 256), TextTransformer(len(TOKENIZER), 16, 128, 1, 2, 256)).to(
         device()
     )
     ours.load_state_dict(from_transformers(twin.state_dict()))  # the same weights, so the same work
