@@ -274,6 +274,10 @@ def curves(lines, xlabel, ylabel, title="", hlines=None, log="", colors=None):
         ax.axhline(level, color="#777777", lw=1, ls=(0, (2, 3)), zorder=0)
     ax.set_xscale("log" if "x" in log else "linear")
     ax.set_yscale("log" if "y" in log else "linear")
+    places = sorted({float(place) for x, _ in lines.values() for place in x})
+    if "x" in log and len(places) <= 8:  # 1, 2, 4, 8 say more than powers of ten
+        ax.set_xticks(places, [f"{place:g}" for place in places])
+        ax.set_xticks([], minor=True)
     ax.grid(axis="y")
     ax.margins(x=0.02)
     ends = {name: (y[-1], colors[name]) for name, (x, y) in lines.items()}

@@ -89,7 +89,7 @@ def train_clip(model, steps, batch_size=128, lr=1.5e-3, curriculum=0.4, seed=0, 
     """Train a CLIP on fresh random scenes, in place; returns the History of mmlesson.train.fit.
 
     model: anything with encode_image, encode_text and logit_scale. curriculum: the share of the steps during which
-    the scenes grow from large upright drawings in the middle to all sizes, turns and places. measure as in fit.
+    the scenes grow from large upright drawings in the middle to all sizes, turns and places. measure: as in fit.
     """
     device = model.logit_scale.device
     tokenizer = world.Tokenizer()
@@ -101,7 +101,7 @@ def train_clip(model, steps, batch_size=128, lr=1.5e-3, curriculum=0.4, seed=0, 
 
     def batch_loss(step):
         variety = min(1.0, step / (curriculum * steps))
-        size = (0.85 - 0.25 * variety, 0.95)
+        size = (0.85 - 0.25 * variety, 0.95)  # in the end a little wider than the world's own range: augmentation
         scenes = world.sample(batch_size, generator, size=size, angle=20 * variety, spread=variety)
         images = world.render(scenes, device=device)
         tokens = tokenizer.encode(world.captions(scenes, generator)).to(device)

@@ -171,7 +171,7 @@ def draw_pairs(n, split, generator):
     return table[torch.cat(rounds)[:n]]
 
 
-def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.6, 0.95), angle=20.0, spread=1.0, same=False):
+def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95), angle=15.0, spread=1.0, same=False):
     """n random scenes with `items` objects each. The same seed gives the same scenes.
 
     seed: an int or a torch.Generator (on the CPU). split: which (object, color) pairs may appear ("train",
