@@ -101,7 +101,7 @@ def main():
     ours = CLIP(VisionTransformer(32, 4, 128, 3, 4, 256), TextTransformer(len(TOKENIZER), 16, 128, 1, 2, 256)).to(
         device()
     )
-    ours.load_state_dict(from_transformers(twin.state_dict()))  # the same weights, so the same work
+    ours.load_state_dict(from_transformers(twin.clip.state_dict()))  # the same weights, so the same work
     mine, theirs = step_seconds([ours, twin])
     print(f"one ViT step: ours {mine * 1000:.0f} ms, transformers {theirs * 1000:.0f} ms, ratio {mine / theirs:.2f}")
 
