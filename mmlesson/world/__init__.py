@@ -1,16 +1,21 @@
 """The small world that every lesson shares: scenes of OpenMoji drawings whose truth is known.
 
-objects.py   the 96 objects and 8 colors (English, Korean, category, code point)
-glyphs.py    their drawings as tensors
-scenes.py    what is where: writing, sampling and rendering scenes; the held-out (object, color) pairs
-captions.py  what is said about a scene, and the word-level tokenizer
-shifts.py    the same scenes drawn as training never showed them
+objects.py    the 96 objects and 8 colors (English, Korean, category, code point)
+glyphs.py     their drawings as tensors
+scenes.py     what is where: writing, sampling and rendering scenes; the held-out (object, color) pairs
+captions.py   what is said about a scene, and the word-level tokenizer
+shifts.py     the same scenes drawn as training never showed them
+video.py      clips of one item whose motion is known
+questions.py  questions about scenes, and their answers
+episodes.py   few-shot episodes: pictures and words in one stream
 
-Speech, video and few-shot episodes will stand here too, one module each, when the lessons that need them arrive.
+Speech will stand here too, when the lesson that needs it arrives.
 Drawings: OpenMoji (https://openmoji.org), CC BY-SA 4.0.
 """
 
 from mmlesson.world.captions import (
+    MOTIONS,
+    NAMES,
     RELATIONS,
     TEMPLATES,
     Tokenizer,
@@ -22,12 +27,17 @@ from mmlesson.world.captions import (
     relation,
     vocabulary,
 )
+from mmlesson.world.episodes import ATTRIBUTES, EPISODE_KINDS, Episodes, episodes, interleave
 from mmlesson.world.objects import COLORS, NATURAL, OBJECTS, Color, Object
+from mmlesson.world.questions import QUESTIONS, askable, questions
 from mmlesson.world.scenes import Item, Scenes, draw_pairs, held_out, join, pairs, render, sample, scene
 from mmlesson.world.shifts import SHIFTS, render_shifted
+from mmlesson.world.video import Clips, render_video, video, video_captions
 
 __all__ = [
-    "COLORS", "NATURAL", "OBJECTS", "RELATIONS", "SHIFTS", "TEMPLATES", "Color", "Item", "Object", "Scenes",
-    "Tokenizer", "captions", "describe", "draw_pairs", "held_out", "join", "korean_phrase", "noun_phrase",
-    "pair_captions", "pairs", "relation", "render", "render_shifted", "sample", "scene", "vocabulary",
+    "ATTRIBUTES", "COLORS", "EPISODE_KINDS", "MOTIONS", "NAMES", "NATURAL", "OBJECTS", "QUESTIONS", "RELATIONS",
+    "SHIFTS", "TEMPLATES", "Clips", "Color", "Episodes", "Item", "Object", "Scenes", "Tokenizer", "askable", "captions",
+    "describe", "draw_pairs", "episodes", "held_out", "interleave", "join", "korean_phrase", "noun_phrase",
+    "pair_captions", "pairs", "questions", "relation", "render", "render_shifted", "render_video", "sample",
+    "scene", "video", "video_captions", "vocabulary",
 ]  # fmt: skip

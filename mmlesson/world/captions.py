@@ -19,6 +19,18 @@ TEMPLATES = (
 )
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = ("no", "one", "two", "three", "four")
+MOTIONS = (
+    "moves left", "moves right", "moves up", "moves down", "grows", "shrinks",
+    "spins left", "spins right", "stays still",
+)  # fmt: skip
+# Made-up words, for things that a model has never heard named. None is an English word or a word of the grammar.
+NAMES = tuple(
+    """bamu blick bolu brimo cheda dax deebo dofa drulo ekku fendo fepo fimu fuli gazu glimo gopa gubi hasko hobu igga
+    ilno jabo jelk jipa jomu kasi kelu kiba koda kreb laju leffo lomi luzi meepa moku mulo nabo nerk nifo nolu ocki
+    oolu pabu pizo plim podu quib rabo riffo rumi sabu sefo skub somo tavo tefi tima togu vabi vusk wug zabo""".split()
+)
+_MARKS = ("<image>", ";", "?")  # a picture or clip; the end of what is said about it; the end of a question
+_QUESTION_WORDS = ("are", "color", "happens", "how", "it", "many", "the", "things", "what", "where", "yes")
 _IRREGULAR = {"sheep": "sheep", "fish": "fish", "butterfly": "butterflies", "strawberry": "strawberries"}
 _ALREADY_PLURAL = {"grapes", "cherries", "scissors", "glasses", "gloves"}
 
@@ -28,6 +40,11 @@ def plural(noun):
     if noun in _ALREADY_PLURAL:
         return noun
     return _IRREGULAR.get(noun, noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s"))
+
+
+def be(noun, count=1):
+    """ "is" or "are", as the grammar wants it after `count` of an object."""
+    return "are" if count > 1 or noun in _ALREADY_PLURAL else "is"
 
 
 def noun_phrase(object_index, color_index, count=1):
@@ -93,26 +110,47 @@ def pair_captions(pairs, template="{}"):
     return [template.format(noun_phrase(o, c)) for o, c in pairs.tolist()]
 
 
-def vocabulary():
-    """Every word that the grammar can produce, sorted."""
+def motion_phrase(object_index, color_index, motion):
+    """ "a red cat moves left", "red scissors move left"; motion: an index into MOTIONS."""
+    verb, _, rest = MOTIONS[motion].partition(" ")
+    if OBJECTS[object_index].name in _ALREADY_PLURAL:
+        verb = verb.removesuffix("s")
+    return f"{noun_phrase(object_index, color_index)} {verb} {rest}".strip()
+
+
+def vocabulary(extended=False):
+    """Every word that a caption of a scene can hold, sorted. extended: and then those of video, questions and episodes.
+
+    The words of captions come first in both, and have the same ids in both tokenizers.
+    """
     words = set(NUMBERS) | {"a", "an", "and", ","}
     for text in (*TEMPLATES, *RELATIONS):
         words |= set(text.replace("{}", " ").split())
     for o in OBJECTS:
         words |= {o.name, plural(o.name)}
-    return sorted(words | {c.name for c in COLORS})
+    words = sorted(words | {c.name for c in COLORS})
+    if not extended:
+        return words
+    # The checkpoints of lesson 02 hold one embedding for each word above, in this order, and <eot> is the id after
+    # them: one word more, and they would not load. So what later lessons say is a longer list, for Tokenizer(words).
+    verbs = {word for motion in MOTIONS for word in motion.split()}
+    verbs |= {verb.removesuffix("s") for verb in verbs}  # "scissors move"
+    return [*words, *_MARKS, *sorted(verbs - set(words)), *_QUESTION_WORDS, *NAMES]
 
 
 class Tokenizer:
     """One id a word. <pad> is 0, <sot> and <eot> are the two highest ids (CLIP pools at the highest id).
 
-    words: list of distinct words. Lesson 01 teaches how byte-pair encoding learns sub-words instead.
+    words: list of distinct words; None is vocabulary(), and vocabulary(extended=True) reads video and episodes too.
+    Lesson 01 teaches how byte-pair encoding learns sub-words instead.
     """
 
     def __init__(self, words=None):
         self.words = ["<pad>", *(vocabulary() if words is None else words), "<sot>", "<eot>"]
         self.index = {word: i for i, word in enumerate(self.words)}
         self.pad, self.sot, self.eot = 0, len(self.words) - 2, len(self.words) - 1
+        marks = [re.escape(word) for word in self.words[1:-2] if not word.isalpha()]
+        self._pattern = re.compile("|".join([*marks, "[a-z]+"]))
 
     def __len__(self):
         return len(self.words)
@@ -122,7 +160,7 @@ class Tokenizer:
 
         Raises ValueError for a word that is not in the vocabulary, or a text longer than `length`.
         """
-        rows = [[self.sot, *(self._id(w) for w in re.findall(r"[a-z]+|,", t.lower())), self.eot] for t in texts]
+        rows = [[self.sot, *self.ids(text), self.eot] for text in texts]
         longest = max(map(len, rows))
         length = length or longest
         if longest > length:
@@ -130,10 +168,14 @@ class Tokenizer:
             raise ValueError(f"{text!r} needs {longest} tokens with <sot> and <eot>, and only {length} fit.")
         return torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
 
+    def ids(self, text):
+        """The ids of one text's words and marks, as a list, without <sot> and <eot>."""
+        return [self._id(word) for word in self._pattern.findall(text.lower())]
+
     def decode(self, tokens):
         """Token ids (N, T) back to texts, without the special tokens."""
         special = {self.pad, self.sot, self.eot}
-        return [" ".join(self.words[i] for i in row if i not in special).replace(" ,", ",") for row in tokens.tolist()]
+        return [_joined(self.words[i] for i in row if i not in special) for row in tokens.tolist()]
 
     def _id(self, word):
         if word not in self.index:
@@ -141,3 +183,7 @@ class Tokenizer:
             hint = f" Did you mean {close[0]!r}?" if close else " mmlesson.world.vocabulary() lists the words it knows."
             raise ValueError(f"The world has no word {word!r}.{hint}")
         return self.index[word]
+
+
+def _joined(words):
+    return " ".join(words).replace(" ,", ",").replace(" ?", "?")
