@@ -1,68 +1,175 @@
 """Trains the shipped checkpoints again, with the lessons' own code.
 
-`make assets` for all of them, `python -m mmlesson.make_assets NAME` for one.
+`make assets` for all of them, `python -m mmlesson.make_assets NAME ...` for some. The order in MAKERS matters: FLAVA
+starts from its encoders' own training, and needs the codebook.
 """
 
+import json
 import sys
 
 import torch
 
 from mmlesson import assets, device, scores, world
-from mmlesson.models import clip
+from mmlesson.models import clip, flava
+from mmlesson.scoreboard import macro, scoreboard
 
 SEED = 0
-RECIPES = {
-    "clip_resnet": {"steps": 540},
-    "clip_vit": {"steps": 1600, "lr": 1e-3, "curriculum": 0.7},
-}
-ABOUT = {
-    "clip_resnet": "The CLIP of lesson 02 with the small ModifiedResNet, as `train_clip` leaves it.",
-    "clip_vit": "The CLIP of lesson 02 with the small ViT, by the same `train_clip`: a ViT needs more steps.",
-}
 DATA = """
-Data: random scenes of the course's own world, 672 of the 768 (object, color) pairs, eight caption templates. The other
-96 pairs never appear in training; the metrics are measured on them. Pictures: OpenMoji (https://openmoji.org),
-CC BY-SA 4.0. Made for teaching: it knows 96 drawings and nothing else.
+Data: random scenes of the course's own world, 672 of the 768 (object, color) pairs. The other 96 pairs never appear in
+training. Pictures: OpenMoji (https://openmoji.org), CC BY-SA 4.0. Made for teaching: it knows 96 drawings and nothing
+else.
 """
 
 
-def held_out(model):
-    """Zero-shot top-1 over all 768 captions, on pictures of the pairs that training never shows."""
-    unseen = world.sample(960, seed=100, split="held_out")
-    classifier = clip.zero_shot_classifier(model, world.pair_captions(world.pairs()))
-    similarity = clip.image_features(model, unseen) @ classifier.T
-    target = (unseen.objects * len(world.COLORS) + unseen.colors)[:, 0].to(similarity.device)
-    return {"zero_shot_held_out": scores.recall_at_k(similarity, 1, target)}
+def ship(name, model, history, metrics, config, about, half=False):
+    """Write assets/<name>.safetensors with its model card. config: what the maker chose; the rest is filled in here.
 
-
-def train(name):
-    """Train one checkpoint from its seed and write assets/<name>.safetensors with its model card."""
-    torch.manual_seed(SEED)
-    model = getattr(clip, name)().to(device())
-    history = clip.train_clip(model, **RECIPES[name], seed=SEED, measure=lambda _: held_out(model), measure_every=200)
-    for measured in history.measures:
-        print(measured)
-    model.eval()
+    half: store 16 bits a number; then measure a model that was rounded likewise.
+    """
     card = {
         "command": f"python -m mmlesson.make_assets {name}",
         "seed": SEED,
         "steps": len(history.steps),
         "seconds": round(history.seconds),
-        "metrics": {name: round(value, 4) for name, value in held_out(model).items()},
+        "metrics": {key: round(float(value), 4) for key, value in metrics.items()},
         "config": {
-            **RECIPES[name],
-            "builder": f"mmlesson.models.clip.{name}()",
+            **config,
             "parameters": sum(p.numel() for p in model.parameters()),
             "torch": torch.__version__.split("+")[0],
             "device": device().type,
         },
     }
-    path = assets.save_weights(name, model.state_dict(), card, ABOUT[name] + "\n" + DATA)
+    weights = {key: w.half() if half and w.is_floating_point() else w for key, w in model.state_dict().items()}
+    path = assets.save_weights(name, weights, card, about + "\n" + DATA)
     print(f"{path.name}: {card['metrics']}, {card['seconds']} s")
 
 
+def make_clip(name, about, **recipe):
+    """A CLIP of lesson 02 by its own train_clip; measured by zero-shot top-1 over all 768 captions on unseen pairs."""
+    unseen = world.sample(960, seed=100, split="held_out")
+    target = (unseen.objects * len(world.COLORS) + unseen.colors)[:, 0].to(device())
+
+    def held_out(model):
+        classifier = clip.zero_shot_classifier(model, world.pair_captions(world.pairs()))
+        similarity = clip.image_features(model, unseen) @ classifier.T
+        return {"zero_shot_held_out": scores.recall_at_k(similarity, 1, target)}
+
+    model = getattr(clip, name)().to(device())
+    history = clip.train_clip(model, **recipe, seed=SEED, measure=lambda _: held_out(model), measure_every=200)
+    model.eval()
+    ship(name, model, history, held_out(model), {**recipe, "builder": f"mmlesson.models.clip.{name}()"}, about)
+
+
+def make_codebook(name, about, **recipe):
+    """The image codebook of lesson 05; measured on scenes that training does not see."""
+    scenes = [world.sample(64, 100 + k, items=k, split="held_out") for k in (1, 2, 3, 4)]
+    images = torch.cat([world.render(s, side=32) for s in scenes])
+
+    def reconstruction(codebook):
+        codes = codebook.encode(images)
+        return {
+            "mean_absolute_error": (codebook.decode(codes) - images).abs().mean(),
+            "codes_used": len(codes.unique()),
+        }
+
+    codebook = flava.ImageCodebook().to(device())
+    history = flava.train_codebook(codebook, **recipe, seed=SEED)
+    config = {**recipe, "builder": "mmlesson.models.flava.ImageCodebook()", "levels": list(codebook.levels)}
+    ship(name, codebook.eval(), history, reconstruction(codebook), config, about)
+
+
+FLAVA_STEPS = 2000
+ALL = ("gc", "itm", "mmm")
+VARIANTS = {  # of the ablation: start, mixture, losses of pairs, whether wrong captions come too
+    "contrastive only": ("flava_unimodal", (1.0, 0.0, 0.0), ("gc",), False),
+    "contrastive, near misses": ("flava_unimodal", (1.0, 0.0, 0.0), ("gc",), True),
+    "+ fusion": ("flava_unimodal", (1.0, 0.0, 0.0), ALL, True),
+    "full, no stage one": (None, (0.7, 0.15, 0.15), ALL, True),
+    "full": ("flava_unimodal", (0.7, 0.15, 0.15), ALL, True),
+}
+
+
+def trained_flava(start, mixture, wanted, wrong, steps, seed):
+    """(model, History): a small FLAVA of lesson 05 from shipped weights (or from nothing), trained with its losses."""
+    torch.manual_seed(seed)
+    model, codebook = flava.small_flava().to(device()), flava.ImageCodebook().to(device()).eval()
+    codebook.load_state_dict(assets.load_weights("codebook", device()))
+    if start:
+        model.load_state_dict(assets.load_weights(start, device()))
+    history, _ = flava.train_flava(model, codebook, steps, mixture, wanted, wrong, seed=seed)
+    return model.eval(), history
+
+
+def make_flava(name, about, start, mixture, wanted, wrong, steps):
+    """A FLAVA of lesson 05, kept in half precision; measured on the scoreboard after rounding."""
+    model, history = trained_flava(start, mixture, wanted, wrong, steps, SEED)
+    model.half().float()
+    board = scoreboard((flava.Fusion if "itm" in wanted else flava.TwoTowers)(model))
+    metrics = {f"{family}: {task}": score for family, tasks in board.items() for task, score in tasks.items()}
+    config = {
+        "start": start or "random",
+        "mixture": list(mixture),
+        "losses_of_pairs": list(wanted),
+        "wrong_captions": wrong,
+    }
+    config["builder"] = "mmlesson.models.flava.small_flava()"
+    ship(name, model, history, {"macro_average": macro(board), **metrics}, config, about, half=True)
+
+
+def make_ablation(name, steps, seeds=(0, 1, 2)):
+    """assets/<name>.json: the scoreboards of the variants, for each seed, with equal numbers of steps."""
+    found = {"command": f"python -m mmlesson.make_assets {name}", "steps": steps, "seeds": list(seeds), "boards": {}}
+    for variant, (start, mixture, wanted, wrong) in VARIANTS.items():
+        found["boards"][variant] = []
+        for seed in seeds:
+            model, history = trained_flava(start, mixture, wanted, wrong, steps, seed)
+            board = scoreboard((flava.Fusion if "itm" in wanted else flava.TwoTowers)(model))
+            found["boards"][variant].append(board)
+            print(f"{variant}, seed {seed}: macro average {macro(board):.3f}, {history.seconds:.0f} s", flush=True)
+    path = assets.folder() / f"{name}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(path.name)
+
+
+MAKERS = {
+    "clip_resnet": lambda name: make_clip(
+        name, "The CLIP of lesson 02 with the small ModifiedResNet, as `train_clip` leaves it.", steps=540
+    ),
+    "clip_vit": lambda name: make_clip(
+        name,
+        "The CLIP of lesson 02 with the small ViT, by the same `train_clip`: a ViT needs more steps.",
+        steps=1600,
+        lr=1e-3,
+        curriculum=0.7,
+    ),
+    "codebook": lambda name: make_codebook(
+        name, "The image codebook of lesson 05: every 4 x 4 pixels as one of 240 codes, and back.", steps=4000
+    ),
+    "flava_unimodal": lambda name: make_flava(
+        name,
+        "Stage one of lesson 05's FLAVA: the image encoder trained by MIM, the text encoder by MLM. No pairs yet.",
+        start=None,
+        mixture=(0.0, 0.7, 0.3),
+        wanted=(),
+        wrong=False,
+        steps=2000,
+    ),
+    "flava": lambda name: make_flava(
+        name, "The FLAVA of lesson 05 with all its losses, from stage one.", *VARIANTS["full"], steps=FLAVA_STEPS
+    ),
+    "flava_contrastive": lambda name: make_flava(
+        name,
+        "The rival in lesson 05: the same two encoders and start, the contrastive loss alone, as many pairs.",
+        *VARIANTS["contrastive only"],
+        steps=round(0.7 * FLAVA_STEPS),
+    ),
+    "flava_ablation": lambda name: make_ablation(name, steps=800),
+}
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or RECIPES:
-        if name not in RECIPES:
-            sys.exit(f"There is no checkpoint {name!r} to make; choose from {', '.join(RECIPES)}.")
-        train(name)
+    for name in sys.argv[1:] or MAKERS:
+        if name not in MAKERS:
+            sys.exit(f"There is no checkpoint {name!r} to make; choose from {', '.join(MAKERS)}.")
+        torch.manual_seed(SEED)
+        MAKERS[name](name)

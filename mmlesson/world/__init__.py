@@ -4,6 +4,7 @@ objects.py    the 96 objects and 8 colors (English, Korean, category, code point
 glyphs.py     their drawings as tensors
 scenes.py     what is where: writing, sampling and rendering scenes; the held-out (object, color) pairs
 captions.py   what is said about a scene, and the word-level tokenizer
+contrasts.py  true captions beside captions with one thing wrong
 shifts.py     the same scenes drawn as training never showed them
 video.py      clips of one item whose motion is known
 questions.py  questions about scenes, and their answers
@@ -27,17 +28,19 @@ from mmlesson.world.captions import (
     relation,
     vocabulary,
 )
+from mmlesson.world.contrasts import CONTRASTS, contrasts, swappable
 from mmlesson.world.episodes import ATTRIBUTES, EPISODE_KINDS, Episodes, episodes, interleave
 from mmlesson.world.objects import COLORS, NATURAL, OBJECTS, Color, Object
 from mmlesson.world.questions import QUESTIONS, askable, questions
-from mmlesson.world.scenes import Item, Scenes, draw_pairs, held_out, join, pairs, render, sample, scene
+from mmlesson.world.scenes import FEW, STEADY, Item, Scenes, draw_pairs, held_out, join, pairs, render, sample, scene
 from mmlesson.world.shifts import SHIFTS, render_shifted
 from mmlesson.world.video import Clips, render_video, video, video_captions
 
 __all__ = [
-    "ATTRIBUTES", "COLORS", "EPISODE_KINDS", "MOTIONS", "NAMES", "NATURAL", "OBJECTS", "QUESTIONS", "RELATIONS",
-    "SHIFTS", "TEMPLATES", "Clips", "Color", "Episodes", "Item", "Object", "Scenes", "Tokenizer", "askable", "captions",
-    "describe", "draw_pairs", "episodes", "held_out", "interleave", "join", "korean_phrase", "noun_phrase",
-    "pair_captions", "pairs", "questions", "relation", "render", "render_shifted", "render_video", "sample",
-    "scene", "video", "video_captions", "vocabulary",
+    "ATTRIBUTES", "COLORS", "CONTRASTS", "EPISODE_KINDS", "FEW", "MOTIONS", "NAMES", "NATURAL", "OBJECTS", "OPPOSITE",
+    "QUESTIONS", "RELATIONS", "SHIFTS", "STEADY", "TEMPLATES", "Clips", "Color", "Episodes", "Item", "Object",
+    "Scenes", "Tokenizer", "askable", "captions", "contrasts", "describe", "draw_pairs", "episodes", "held_out",
+    "interleave", "join", "korean_phrase", "noun_phrase", "pair_captions", "pairs", "questions", "relation",
+    "render", "render_shifted", "render_video", "sample", "scene", "swappable", "video", "video_captions",
+    "vocabulary",
 ]  # fmt: skip

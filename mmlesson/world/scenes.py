@@ -13,6 +13,10 @@ OBJECT_INDEX = {o.name: i for i, o in enumerate(OBJECTS)}
 COLOR_INDEX = {c.name: i for i, c in enumerate(COLORS)} | {"natural": NATURAL}
 MAX_ITEMS = 4
 EMPTY = -1
+FEW = range(
+    0, len(OBJECTS), 3
+)  # for sample(): a third of the objects, of every category, for models with much to learn
+STEADY = {"size": (0.85, 0.95), "angle": 5.0, "spread": 0.3}  # for sample(): large, upright, near the cell's middle
 BACKGROUND = (0.96, 0.96, 0.94)  # paper; random scenes draw a light color of their own
 
 
@@ -154,9 +158,15 @@ def join(batches):
     return Scenes(*(torch.cat([padded(getattr(b, n), n) for b in batches]) for n in Scenes.__dataclass_fields__))
 
 
-def pairs(split="all"):
-    """The (object, color) pairs of a split as (P, 2) long: "train" 672, "held_out" 96, "all" 768 of them."""
-    grid = torch.cartesian_prod(torch.arange(len(OBJECTS)), torch.arange(len(COLORS)))
+def pairs(split="all", objects=None):
+    """The (object, color) pairs of a split as (P, 2) long: "train" 672, "held_out" 96, "all" 768 of them.
+
+    objects: indices of the objects to take; None takes all 96.
+    """
+    objects = torch.arange(len(OBJECTS)) if objects is None else torch.as_tensor(objects)
+    if not (len(objects) and 0 <= objects.min() and objects.max() < len(OBJECTS)):
+        raise ValueError(f"objects are indices from 0 to {len(OBJECTS) - 1}, at least one; got {objects.tolist()}.")
+    grid = torch.cartesian_prod(objects, torch.arange(len(COLORS)))
     out = held_out(grid[:, 0], grid[:, 1])
     masks = {"train": ~out, "held_out": out, "all": torch.ones_like(out)}
     if split not in masks:
@@ -164,14 +174,15 @@ def pairs(split="all"):
     return grid[masks[split]]
 
 
-def draw_pairs(n, split, generator):
+def draw_pairs(n, split, generator, objects=None):
     """n pairs at random: (n, 2). No pair comes twice before each has come once, so small batches hold no duplicates."""
-    table = pairs(split)
+    table = pairs(split, objects)
     rounds = [torch.randperm(len(table), generator=generator) for _ in range(-(-n // len(table)))]
     return table[torch.cat(rounds)[:n]]
 
 
-def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95), angle=15.0, spread=1.0, same=False):
+def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95), angle=15.0, spread=1.0, same=False,
+           objects=None):  # fmt: skip
     """n random scenes with `items` objects each. The same seed gives the same scenes.
 
     seed: an int or a torch.Generator (on the CPU). split: which (object, color) pairs may appear ("train",
@@ -179,7 +190,8 @@ def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95
     draws each independently, as pairs from the web would come. size: range for a scene of one item, in fractions of
     the side; scenes with more items place each in a cell of its own and use half of it. angle: largest turn in
     degrees. spread: how far from the middle of its cell an item may lie, from 0 (in the middle) to 1 (anywhere that
-    it fits). same: all items of a scene are the same object in the same color (for counting).
+    it fits). same: all items of a scene are the same object in the same color (for counting). objects: the indices of
+    the objects that may appear; None is all 96.
     Two items stand in one row or one column, so that "left of" or "above" is always true of them.
     """
     if n < 1 or not 1 <= items <= MAX_ITEMS:
@@ -194,9 +206,9 @@ def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95
         return torch.rand(*shape, generator=generator) * (high - low) + low
 
     if items == 1 and distinct:
-        chosen = draw_pairs(n, split, generator)[:, None]
+        chosen = draw_pairs(n, split, generator, objects)[:, None]
     else:
-        table = pairs(split)
+        table = pairs(split, objects)
         chosen = table[torch.randint(len(table), (n, 1 if same else items), generator=generator)].expand(n, items, 2)
     scenes = Scenes(
         objects=chosen[..., 0].contiguous(),
