@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 from PIL import Image
 
 from mmlesson.output import emit, in_notebook, wrapped
@@ -610,8 +611,9 @@ def _target(target, shape):
 
 
 def _text_width(*texts):
-    """Inches that the longest of the texts takes at the figures' font size, about."""
-    return max(len(text) for text in texts) * FONT * _CHARACTER / 72
+    """Inches that the longest of the texts takes at the figures' font size."""
+    longest = max(TextPath((0, 0), text, size=FONT).get_extents().x1 if text.strip() else 0 for text in texts)
+    return 1.08 * longest / 72  # drawn in pixels, letters stand a little wider
 
 
 def _line_height(size):

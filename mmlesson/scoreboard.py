@@ -22,7 +22,7 @@ CHANCE = {
     "language": {"second color": 1 / 8, "category named": 0.25, "same color named": 1 / 2, "word order": 1 / 2},
     "both": {
         "image to text": 1 / 256, "text to image": 1 / 256, "another object": 1 / 2, "colors swapped": 1 / 2,
-        "places swapped": 1 / 2, "question": 1 / 8, "repair": 0.0,
+        "objects swapped": 1 / 2, "places swapped": 1 / 2, "question": 1 / 8, "repair": 0.0,
     },
 }  # fmt: skip
 CATEGORIES = sorted({o.category for o in world.OBJECTS})
@@ -31,7 +31,7 @@ SIDE = 48
 
 
 def scoreboard(reader, seed=0, train=1500, test=500):
-    """{family: {task: accuracy}} of a reader: 17 tasks in the families of CHANCE.
+    """{family: {task: accuracy}} of a reader: 18 tasks in the families of CHANCE.
 
     train, test: scenes or texts for each probe; the test scenes are new, of the pairs that training shows.
     """
@@ -181,7 +181,7 @@ def _contrasts(reader, seed, test):
     scenes = _scenes(4 * test, seed + 31, 2)
     scenes = scenes[world.swappable(scenes).nonzero()[:test, 0]]
     result = {}
-    for kind in ("another object", "colors swapped", "places swapped"):
+    for kind in ("another object", "colors swapped", "objects swapped", "places swapped"):
         right, wrong = world.contrasts(scenes, seed, kind, objects=world.FEW)
         index = torch.arange(len(scenes))
         margin = _in_chunks(

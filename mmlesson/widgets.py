@@ -214,6 +214,79 @@ def head_explorer(images, attention, boxes, captions=None, title="Some heads loo
     return explore(draw, continuous_update=True, head=menu, picture=slider)
 
 
+def mask_explorer(images, captions, fill, block_mask, grid, title="Hide patches and words: what does it put there?"):
+    """Controls that hide patches and words; below, what is left, what a model puts in the holes, and the truth.
+
+    images: (N, 3, H, W) in [0, 1]. captions: N strings. fill(picture, hidden, words): a model's answer for the index of
+    a picture, hidden (grid, grid) bool and the places of the hidden words in the caption; returns the filled picture
+    (3, h, w) in [0, 1] and one (word, probability) for each hidden word. block_mask(grid, patches, generator): draws
+    (grid, grid) bool. grid: cells along each side, named A1, B1, ... to the right, A1, A2, ... downward.
+    """
+    pictures = plots._pictures(images)
+    captions = [caption.split() for caption in plots._captions(captions, len(pictures))]
+    names = [[f"{chr(ord('A') + column)}{row + 1}" for column in range(grid)] for row in range(grid)]
+    stage, shown, line = _mask_stage(pictures[0], names, title)
+
+    def draw(picture, share, blocks, cells, words):
+        hidden = block_mask(grid, round(share * grid**2), torch.Generator().manual_seed(blocks))
+        for row, column in cells:
+            hidden[row, column] = True
+        filled, found = fill(picture, hidden, words)
+        shown[0].set_data(_grayed(pictures[picture], hidden))
+        shown[1].set_data(plots._pictures(filled[None])[0])
+        shown[2].set_data(pictures[picture])
+        reads, says = _words_restored(captions[picture], words, found)
+        line.set_text("\n".join(plots._wrap(text, plots.WIDTH - 0.1, plots.FONT) for text in (reads, says)))
+        return stage, f"{int(hidden.sum())} of {grid**2} patches are hidden. {reads}. {says}."
+
+    picture = ipywidgets.IntSlider(max=len(pictures) - 1, description="picture")
+    share = ipywidgets.FloatSlider(value=0.4, max=0.8, step=0.05, description="share of patches", readout_format=".0%")
+    blocks = ipywidgets.IntSlider(max=9, description="other blocks")
+    where = [(name, (i, j)) for i, row in enumerate(names) for j, name in enumerate(row)]
+    cells = ipywidgets.SelectMultiple(options=where, rows=4, description="these patches too")
+    words = ipywidgets.SelectMultiple(options=_places(captions[0]), value=(1,), rows=4, description="words")
+    picture.observe(lambda change: setattr(words, "options", _places(captions[change["new"]])), "value")
+    return explore(draw, picture=picture, share=share, blocks=blocks, cells=cells, words=words)
+
+
+def _mask_stage(picture, names, title):
+    """(stage, its three pictures, its text): what mask_explorer changes."""
+    side, grid = 2.2, len(names)
+    fig, ax, top = plots._canvas(plots.WIDTH, side + 1.15, title)
+    lefts, y = [0.3 + k * (side + 0.2) for k in range(3)], top - side - 0.42
+    for x, heading in zip(lefts, ("hidden", "filled in by the model", "as it was")):
+        ax.text(x, top, heading, va="top", fontsize=plots.FONT)
+    for i in range(grid):
+        middle = (i + 0.5) * side / grid
+        ax.text(lefts[0] + middle, y + side + 0.03, names[0][i][0], ha="center", va="bottom", fontsize=plots.FONT - 1)
+        ax.text(lefts[0] - 0.05, y + side - middle, names[i][0][1:], ha="right", va="center", fontsize=plots.FONT - 1)
+    shown = [plots._picture(ax, picture, x, y, side) for x in lefts]
+    line = ax.text(0.03, y - 0.08, "", va="top", fontsize=plots.FONT, linespacing=1.3)
+    return Stage(fig, [*shown, line]), shown, line
+
+
+def _grayed(picture, hidden):
+    """The picture (H, W, 3) with the hidden cells (grid, grid) painted gray."""
+    size = np.array(picture.shape[:2]) // len(hidden)
+    cover = np.kron(hidden.numpy(), np.ones(size, dtype=bool))[..., None]
+    return np.where(cover, 0.45, picture)
+
+
+def _places(words):
+    """Options of a list of words, numbered because a word can come twice: [("1 a", 0), ("2 red", 1), ...]."""
+    return [(f"{i + 1} {word}", i) for i, word in enumerate(words)]
+
+
+def _words_restored(caption, places, found):
+    """("It reads: a ____ cat", "It says: red (98%)") for the words at `places`; found: (word, probability) for each."""
+    reads = " ".join("____" if i in places else word for i, word in enumerate(caption))
+    says = [
+        f"{word} ({probability:.0%}{'' if word == caption[i] else f', was {caption[i]}'})"
+        for i, (word, probability) in zip(places, found)
+    ]
+    return f"It reads: {reads}", f"It says: {', '.join(says)}" if says else "No word is hidden"
+
+
 def _change(panels, values):
     """Put other values into the matrix; written are the matches and the highest of each row, to keep it quick."""
     panels.image.set_data(values)

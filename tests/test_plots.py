@@ -293,6 +293,7 @@ def test_matrix_is_readable(figures):
     plots.matrix(torch.randn(3, 3) * 100, longest_captions(3), longest_captions(3), LONG, column_name="captions")
     words = "<sot> a purple pineapple <eot> <pad> <pad>".split()
     plots.matrix(torch.ones(7, 7, dtype=bool).tril(), words, words, "Causal", row_name="query", column_name="key")
+    plots.matrix(torch.eye(2), ["mmm_mmmmmm", "WWW"], ["mmm_mmmmmm", "WWW"], "Wide letters")
     for fig in figures:
         assert_readable(fig)
 

@@ -170,3 +170,43 @@ def test_head_explorer_scores_each_head(notebook):
     assert_redrawn(notebook, 4)
     with pytest.raises(ValueError, match=r"\(layers, 4 pictures, heads, gh, gw\), not \(2, 3, 2, 4, 4\)"):
         widgets.head_explorer(IMAGES, attention[:, :3], boxes)
+
+
+def test_mask_explorer_hides_and_fills(notebook):
+    asked = []
+
+    def fill(picture, hidden, words):
+        asked.append((picture, hidden.clone(), words))
+        return torch.full((3, 4, 4), 0.5), [("blue", 0.75) for _ in words]
+
+    def block_mask(grid, patches, generator):
+        mask = torch.zeros(grid, grid, dtype=torch.bool)
+        mask.view(-1)[:patches] = True
+        return mask
+
+    explorer = widgets.mask_explorer(IMAGES, CAPTIONS, fill, block_mask, grid=4)
+    controls = explorer.controls
+    assert [label for label, _ in controls["cells"].options][:5] == ["A1", "B1", "C1", "D1", "A2"]
+    assert [label for label, _ in controls["words"].options] == ["1 a", "2 red", "3 apple"]
+    assert explorer.sentence == ("6 of 16 patches are hidden. It reads: a ____ apple. It says: blue (75%, was red).")
+    controls["share"].value = 0.0
+    controls["cells"].value = ((0, 1), (3, 3))
+    assert explorer.sentence.startswith("2 of 16 patches are hidden.")
+    assert asked[-1][1].nonzero().tolist() == [[0, 1], [3, 3]]
+    controls["picture"].value = 1  # another caption: its words take the place of the first one's
+    assert [label for label, _ in controls["words"].options] == ["1 a", "2 blue", "3 duck"]
+    assert explorer.sentence.endswith("It reads: a blue duck. No word is hidden.")
+    controls["words"].value = (1,)
+    assert asked[-1][0] == 1 and asked[-1][2] == (1,)
+    assert explorer.sentence.endswith("It reads: a ____ duck. It says: blue (75%).")
+    pictures, lines = shown(notebook)
+    assert len({p["display_id"] for p in pictures}) == 1 and len(pictures) == len(lines) >= 5
+
+
+def test_hidden_cells_are_gray_and_nothing_else():
+    picture = torch.rand(8, 8, 3).numpy()
+    hidden = torch.zeros(4, 4, dtype=torch.bool)
+    hidden[1, 2] = True
+    grayed = widgets._grayed(picture, hidden)
+    assert (grayed[2:4, 4:6] == 0.45).all()
+    assert (grayed != picture).any(axis=2).sum() == 4

@@ -49,6 +49,8 @@ def test_the_true_one_is_true_and_the_other_wrong_in_one_way(scenes, kind, joine
             assert claimed == [(o2, c2), (o1, c1)]
         elif kind == "colors swapped":
             assert claimed == [(o1, c2), (o2, c1)]
+        elif kind == "objects swapped":
+            assert claimed == [(o2, c1), (o1, c2)]
         else:
             changed = [(a, b) for a, b in zip(said, claimed) if a != b]
             assert len(changed) == 1

@@ -6,7 +6,7 @@ from mmlesson.world.captions import noun_phrase, relation
 from mmlesson.world.objects import COLORS, OBJECTS
 from mmlesson.world.scenes import held_out
 
-CONTRASTS = ("colors swapped", "places swapped", "another color", "another object")
+CONTRASTS = ("colors swapped", "objects swapped", "places swapped", "another color", "another object")
 
 
 def swappable(scenes):
@@ -54,7 +54,7 @@ def contrasts(scenes, seed=0, kind=None, joined=None, objects=None):
 
 
 def _fits(kind, things, can_swap):
-    if kind == "colors swapped":
+    if kind in ("colors swapped", "objects swapped"):
         return can_swap
     return kind != "places swapped" or (len(things) == 2 and things[0] != things[1])
 
@@ -67,9 +67,9 @@ def _spoiled(things, kind, dice, objects):
     """The (object, color) pairs with one thing wrong."""
     if kind == "places swapped":
         return things[::-1]
-    if kind == "colors swapped":
+    if kind in ("colors swapped", "objects swapped"):
         (a, red), (b, blue) = things
-        return [(a, blue), (b, red)]
+        return [(a, blue), (b, red)] if kind == "colors swapped" else [(b, red), (a, blue)]
     which = int(dice[0] * len(things))
     obj, color = things[which]
     unseen = held_out(obj, color)
