@@ -165,7 +165,7 @@ MAKERS = {
         *VARIANTS["contrast"],
         steps=round(0.7 * FLAVA_STEPS),
     ),
-    "flava_ablation": lambda name: make_ablation(name, steps=1000),
+    "flava_ablation": lambda name: make_ablation(name, steps=1500),
 }
 
 
