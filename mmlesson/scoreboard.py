@@ -1,7 +1,7 @@
 """Small tasks for one frozen model that sees and reads: vision, language and both, each with its usual protocol.
 
 Vision and language tasks are linear probes (CLIP, section 3.2), questions about pictures train a head of two layers
-(FLAVA, section 4.2), everything else is zero-shot. The model is asked through a *reader*, an object with
+(FLAVA, section 4), everything else is zero-shot. The model is asked through a *reader*, an object with
 
     image(images) -> (N, D)            what a linear probe on pictures gets
     text(captions) -> (N, D)           what a linear probe on texts gets

@@ -1,23 +1,26 @@
 """The files in assets/: small, of known kinds, and exactly what their cards say."""
 
 import hashlib
+import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from mmlesson import assets
+from mmlesson.make_assets import VARIANTS
+from mmlesson.scoreboard import CHANCE
 
 FOLDER = Path(__file__).parent.parent / "assets"
 FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
 CHECKPOINTS = [path for path in FILES if path.suffix == ".safetensors"]
 DRAWINGS = [path for path in FILES if path.suffix == ".svg"]
-KINDS = {".safetensors", ".md", ".yaml", ".svg"}  # a pickle (.pt, .bin, .npy) can run code when it is loaded
+KINDS = {".safetensors", ".md", ".yaml", ".svg", ".json"}  # a pickle (.pt, .bin, .npy) can run code when it is loaded
 MAX_BYTES = 30_000_000
 
 
 def test_the_checkpoints_are_there():
-    assert {"clip_resnet", "clip_vit"} <= {path.stem for path in CHECKPOINTS}
+    assert {"clip_resnet", "clip_vit", "codebook", "flava"} <= {path.stem for path in CHECKPOINTS}
 
 
 def test_only_known_kinds_of_files():
@@ -50,3 +53,14 @@ def test_a_drawing_has_a_title_and_loads_nothing(path):
         assert not element.tag.endswith("}script")
         for name, value in element.attrib.items():
             assert not (name.endswith("href") and not value.startswith("#")), f"{path.name} loads {value}"
+
+
+def test_the_ablation_holds_a_whole_scoreboard_for_every_variant_and_seed():
+    ablation = json.loads((FOLDER / "flava_ablation.json").read_text(encoding="utf-8"))
+    assert list(ablation["boards"]) == list(VARIANTS)
+    tasks = {family: list(chances) for family, chances in CHANCE.items()}
+    for boards in ablation["boards"].values():
+        assert len(boards) == len(ablation["seeds"])
+        for board in boards:
+            assert {family: list(scores) for family, scores in board.items()} == tasks
+            assert all(0 <= score <= 1 for scores in board.values() for score in scores.values())

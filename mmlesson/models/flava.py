@@ -414,7 +414,7 @@ def train_flava(model, codebook, steps, mixture=(0.7, 0.15, 0.15), wanted=("gc",
                 batch_size=64, lr=1e-3, seed=0, measure=None, measure_every=100):  # fmt: skip
     """Train a FLAVA in place; returns the History and the curve (steps, losses) of each loss by name.
 
-    mixture: how often a step takes pairs, pictures alone, texts alone; never mixed in one step (paper, section 4.1).
+    mixture: how often a step takes pairs, pictures alone, texts alone; never mixed in one step (paper, section 3.3).
     wanted: which losses pairs have; wrong: whether wrong captions come too. measure: as in fit.
     """
     device = model.logit_scale.device
