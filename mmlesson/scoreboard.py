@@ -90,7 +90,7 @@ def _pictures(scenes):
 
 
 @torch.no_grad()
-def _in_chunks(function, *columns, size=250):
+def _in_chunks(function, *columns, size=100):
     """function over chunks of the rows of tensors or lists, joined again."""
     starts = range(0, len(columns[0]), size)
     return torch.cat([function(*(column[i : i + size] for column in columns)) for i in starts])
