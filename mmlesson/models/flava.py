@@ -252,7 +252,7 @@ def small_flava():
         ImageCodebook.size, vocab_size, embed_dim=width,
     )  # fmt: skip
 
-# %% ../../notebooks/05_flava.ipynb #pixels
+
 def pixels(scenes, device=None):
     """What the image encoder is fed: (N, 3, 48, 48), shifted and scaled so that empty paper is near 0."""
     return normalize(world.render(scenes, side=8 * GRID, device=device))
