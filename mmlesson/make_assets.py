@@ -1,7 +1,7 @@
 """Trains the shipped checkpoints again, with the lessons' own code.
 
 `make assets` for all of them, `python -m mmlesson.make_assets NAME ...` for some. The order in MAKERS matters: FLAVA
-starts from its encoders' own training, and needs the codebook.
+starts from its encoders' own training, and needs the codebook; Flamingo needs the CLIP and the language model.
 """
 
 import json
@@ -9,8 +9,8 @@ import sys
 
 import torch
 
-from mmlesson import assets, device, scores, world
-from mmlesson.models import clip, flava
+from mmlesson import assets, device, flamingo_variants, scores, world
+from mmlesson.models import clip, flamingo, flava
 from mmlesson.scoreboard import macro, scoreboard
 
 SEED = 0
@@ -21,10 +21,10 @@ else.
 """
 
 
-def ship(name, model, history, metrics, config, about, half=False):
+def ship(name, model, history, metrics, config, about, half=False, state=None):
     """Write assets/<name>.safetensors with its model card. config: what the maker chose; the rest is filled in here.
 
-    half: store 16 bits a number; then measure a model that was rounded likewise.
+    half: store 16 bits a number; then measure a model that was rounded likewise. state: what to store, if not all.
     """
     card = {
         "command": f"python -m mmlesson.make_assets {name}",
@@ -39,7 +39,8 @@ def ship(name, model, history, metrics, config, about, half=False):
             "device": device().type,
         },
     }
-    weights = {key: w.half() if half and w.is_floating_point() else w for key, w in model.state_dict().items()}
+    state = model.state_dict() if state is None else state
+    weights = {key: w.half() if half and w.is_floating_point() else w for key, w in state.items()}
     path = assets.save_weights(name, weights, card, about + "\n" + DATA)
     print(f"{path.name}: {card['metrics']}, {card['seconds']} s")
 
@@ -56,8 +57,9 @@ def make_clip(name, about, **recipe):
     """A CLIP of lesson 02 by its own train_clip; measured by `held_out`."""
     model = getattr(clip, name)().to(device())
     history = clip.train_clip(model, **recipe, seed=SEED, measure=lambda _: held_out(model), measure_every=200)
-    model.eval()
-    ship(name, model, history, held_out(model), {**recipe, "builder": f"mmlesson.models.clip.{name}()"}, about)
+    model.half().float().eval()
+    config = {**recipe, "builder": f"mmlesson.models.clip.{name}()"}
+    ship(name, model, history, held_out(model), config, about, half=True)
 
 
 def make_codebook(name, about, **recipe):
@@ -133,6 +135,62 @@ def make_ablation(name, steps, seeds=(0, 1, 2)):
     print(path.name)
 
 
+def make_language_model(name, about, steps):
+    """The language model of lesson 06, trained on text alone; measured on lists and on episodes told in words."""
+
+    def in_words(kind):
+        episodes = world.episodes(200, 100, kind, split="held_out", in_words=True)
+        return episodes.correct(model(episodes.tokens.to(device()))).float().mean(dim=0)
+
+    model = flamingo.small_language_model().to(device())
+    history = flamingo.train_language_model(model, steps, seed=SEED)
+    model.half().float().eval()
+    with torch.no_grad():
+        metrics = {
+            "recall": flamingo.recall_accuracy(model),
+            "new_words_8shot": in_words("new_words")[8],
+            "task_inference_2shot": in_words("attribute")[2],
+        }
+    config = {"kinds": list(flamingo.TEXT_KINDS), "builder": "mmlesson.models.flamingo.small_language_model()"}
+    ship(name, model, history, metrics, config, about, half=True)
+
+
+def frozen_weights():
+    """What lesson 06 never trains: the weights of lesson 02's CLIP, and of the language model."""
+    return assets.load_weights("clip_resnet", device()), assets.load_weights("language_model", device())
+
+
+def make_flamingo(name, about, steps, **build):
+    """The Flamingo of lesson 06 that knows clips too: only what is trained is stored. Measured by few_shot."""
+    model = flamingo.small_flamingo(*frozen_weights(), **build).to(device())
+    history = flamingo.train_flamingo(model, steps, flamingo.ALL_KINDS, batch_size=4, seed=SEED)
+    model.eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.half())
+    state = flamingo.trained_state(model)
+    tasks = {"new_words": 8, "attribute": 2, "caption": 4, "count": 2, "motion": 4}
+    metrics = {f"{kind}_{i}shot": flamingo.few_shot(model, kind, shots=i)[i] for kind, i in tasks.items()}
+    config = {"kinds": list(flamingo.ALL_KINDS), **build, "builder": "mmlesson.models.flamingo.small_flamingo(...)"}
+    config["trained_parameters"] = sum(w.numel() for w in state.values())
+    ship(name, model, history, metrics, config, about, half=True, state=state)
+
+
+def make_flamingo_ablation(name, steps, seeds=(0, 1, 2)):
+    """assets/<name>.json: what each variant of Flamingo reaches, for each seed, with equal numbers of steps."""
+    found = {"command": f"python -m mmlesson.make_assets {name}", "steps": steps, "seeds": list(seeds), "boards": {}}
+    for variant in flamingo_variants.VARIANTS:
+        found["boards"][variant] = []
+        for seed in seeds:
+            model, history = flamingo_variants.trained_variant(variant, frozen_weights(), steps, seed, device())
+            board = {task: round(score, 4) for task, score in flamingo_variants.board(model).items()}
+            found["boards"][variant].append(board)
+            print(f"{variant}, seed {seed}: {board}, {history.seconds:.0f} s", flush=True)
+    path = assets.folder() / f"{name}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(path.name)
+
+
 MAKERS = {
     "clip_resnet": lambda name: make_clip(
         name, "The CLIP of lesson 02 with the small ModifiedResNet, as `train_clip` leaves it.", steps=540
@@ -166,6 +224,18 @@ MAKERS = {
         steps=round(0.7 * FLAVA_STEPS),
     ),
     "flava_ablation": lambda name: make_ablation(name, steps=1500),
+    "language_model": lambda name: make_language_model(
+        name, "The language model of lesson 06: it has read about the world and never seen it.", steps=3000
+    ),
+    "flamingo": lambda name: make_flamingo(
+        name,
+        "The trained part of lesson 06's Flamingo, resampler and gated layers: pictures, clips, six kinds of episodes.",
+        steps=2000,
+        layers=2,
+        latents=8,
+        places=True,
+    ),
+    "flamingo_ablation": lambda name: make_flamingo_ablation(name, steps=300),
 }
 
 

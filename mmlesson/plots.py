@@ -295,6 +295,39 @@ def curves(lines, xlabel, ylabel, title="", hlines=None, log="", colors=None):
     return lines
 
 
+def gate_values(steps, gates, title=""):
+    """How far gates open during training, one panel for each kind of gate, one line for each layer.
+
+    steps: S numbers. gates: {kind: {layer: S values of tanh(alpha), from -1 to 1}}. Returns {kind: {layer: array}}.
+    """
+    steps = _array(steps)
+    gates = {kind: {layer: _array(values) for layer, values in layers.items()} for kind, layers in gates.items()}
+    for kind, layers in gates.items():
+        for layer, values in layers.items():
+            if values.shape != steps.shape or not np.all(np.abs(values) <= 1):
+                raise ValueError(
+                    f"The gate {kind!r}, {layer!r} needs one value of tanh(alpha), from -1 to 1, for each of the "
+                    f"{len(steps)} steps; got {len(values)} from {values.min():.3g} to {values.max():.3g}."
+                )
+    fig = _figure(WIDTH, 3.0, title)
+    panels = fig.subplots(1, len(gates), sharey=True, squeeze=False)[0]
+    for ax, (kind, layers) in zip(panels, gates.items()):
+        shades = matplotlib.colormaps[MAGNITUDE](np.linspace(0, 0.82, len(layers)))  # dark: the first layer
+        for values, color in zip(layers.values(), shades):
+            ax.plot(steps, values, color=color)
+        ax.axhline(0, color="#777777", lw=1, ls=(0, (2, 3)), zorder=0)
+        ax.set(title=kind, xlabel="step", ylim=(-1.05, 1.05))
+        ax.margins(x=0.02)
+        _name_ends(ax, {layer: (values[-1], color) for (layer, values), color in zip(layers.items(), shades)})
+    panels[0].set_ylabel("tanh(alpha)")
+    ends = "; ".join(
+        f"{kind}: " + ", ".join(f"{layer} {values[-1]:+.2f}" for layer, values in layers.items())
+        for kind, layers in gates.items()
+    )
+    show(fig, _sentence(title, f"Gates tanh(alpha) at the end. {ends}."))
+    return gates
+
+
 def bars(values, xlabel, title="", chance=None, colors=None):
     """Horizontal bars with their values written on them.
 

@@ -59,6 +59,7 @@ def fit(
     after_step=None,
     measure=None,
     measure_every=100,
+    clip=None,
     label="training",
 ):
     """Train `model` for `steps` optimizer steps and return the History.
@@ -68,6 +69,7 @@ def fit(
     after_step(step): called after every optimizer step, for example to clamp a parameter.
     measure(step): returns a dict of floats; called in eval mode and without gradients before the first step, then
         every `measure_every` steps, and at the end.
+    clip: the length to which a longer gradient (of all parameters together) is cut; the history keeps the uncut one.
 
     An interrupt (the stop button) keeps what was learned. Raises FloatingPointError if the loss or a gradient is not
     finite, before that step changes a weight. The loop itself draws no random numbers.
@@ -86,6 +88,8 @@ def fit(
             _check_loss(loss)
             loss.backward()
             loss, grad_norm = _finite(loss, model, optimizer, history, label)
+            if clip and grad_norm > clip:
+                torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
             lr = optimizer.param_groups[0]["lr"]
             optimizer.step()
             schedule.step()

@@ -214,6 +214,82 @@ def head_explorer(images, attention, boxes, captions=None, title="Some heads loo
     return explore(draw, continuous_update=True, head=menu, picture=slider)
 
 
+def shot_explorer(images, things, names, words, ask, title="Teach it a word with a few pictures"):
+    """Choose examples and what they are called; below, what a model calls another picture, example by example.
+
+    images: (N, 3, H, W) in [0, 1]. things: N indices into names (K strings): what each picture shows. words: made-up
+    words to choose from. ask(examples, said, query): probabilities {word: p} of the next word, likeliest first, after
+    the pictures with the indices `examples`, called `said`, and the picture `query`.
+    """
+    pictures = plots._pictures(images)
+    labels = [(f"{i + 1} {names[thing]}", i) for i, thing in enumerate(things)]
+
+    def draw(examples, query, **called):
+        called = list(called.values())
+        said = [called[things[i]] for i in examples]
+        found = [ask(list(examples[:n]), said[:n], query) for n in range(len(examples) + 1)]
+        right = [answers.get(called[things[query]], 0.0) for answers in found]
+        fig = _shot_figure(pictures, examples, said, query, found[-1], right, title)
+        word, p = next(iter(found[-1].items()))
+        told = ", ".join(f"{names[things[i]]} = {name}" for i, name in zip(examples, said)) or "no examples"
+        return fig, f"After {told}, the model calls the {names[things[query]]} {word!r} ({p:.0%})."
+
+    examples = ipywidgets.SelectMultiple(options=labels, value=(0, 1, 2), rows=6, description="examples")
+    query = ipywidgets.Dropdown(options=labels, value=len(labels) - 1, description="ask about")
+    called = {
+        f"call_{k}": ipywidgets.Dropdown(options=words, value=words[k], description=f"the {name} is called")
+        for k, name in enumerate(names)
+    }
+    return explore(draw, examples=examples, query=query, **called)
+
+
+def _shot_figure(pictures, examples, said, query, answers, right, title):
+    """The prompt as a strip of pictures and words; below, the likeliest answers and the right one's way up."""
+    fig = plots._figure(plots.WIDTH, 3.9, title)
+    strip, below = fig.add_gridspec(2, 1, height_ratios=(1, 1.6))
+    cells = [*zip(examples, said), (query, "?")]
+    for ax in (axes := strip.subgridspec(1, max(len(cells), 7)).subplots(squeeze=False)[0]):
+        ax.axis("off")
+    for ax, (i, word) in zip(axes, cells):
+        ax.imshow(pictures[i])
+        ax.set_title(word, loc="center")
+    left, line = below.subgridspec(1, 2).subplots()
+    shown = dict(list(answers.items())[:5])
+    left.barh(range(len(shown)), list(shown.values()), color=plots.COLORS["text"])
+    left.set_yticks(range(len(shown)), list(shown))
+    left.invert_yaxis()
+    left.set(xlim=(0, 1), xlabel="probability of the next word")
+    line.plot(range(len(right)), right, marker="o", color=plots.COLORS["fusion"])
+    line.set(xlim=(-0.3, max(len(right) - 1, 1) + 0.3), ylim=(0, 1.05), xlabel="examples shown")
+    line.set_xticks(range(len(right)))
+    line.set_title("probability of the right word", fontsize=plots.FONT)
+    return fig
+
+
+def gate_explorer(layers, ask, title="Turn the gates by hand"):
+    """A slider for alpha, a menu of layers and one of sub-layers; below, the likeliest next words.
+
+    layers: names of the gated layers. ask(alpha, layer, part): {word: p}, likeliest first, with tanh(alpha) in the
+    gates of `layer` (an index; None for all) and `part` ("cross-attention", "dense", "both"), the others as trained.
+    """
+
+    def draw(alpha, layer, part):
+        answers = dict(list(ask(alpha, layer, part).items())[:8])
+        fig = plots._figure(plots.WIDTH, 2.6, title)
+        ax = fig.add_subplot(xlabel="probability of the next word", xlim=(0, 1))
+        ax.barh(range(len(answers)), list(answers.values()), color=plots.COLORS["text"])
+        ax.set_yticks(range(len(answers)), list(answers))
+        ax.invert_yaxis()
+        word, p = next(iter(answers.items()))
+        where = "all layers" if layer is None else layers[layer]
+        said = f"the gate is {np.tanh(alpha):+.2f}, and it says {word!r} ({p:.0%})"
+        return fig, f"alpha = {alpha:.1f} in {where} ({part}): {said}."
+
+    options = [("all layers", None), *((name, i) for i, name in enumerate(layers))]
+    return explore(draw, alpha=(-2.0, 2.0, 0.1), layer=ipywidgets.Dropdown(options=options, description="layer"),
+                   part=["both", "cross-attention", "dense"])  # fmt: skip
+
+
 def mask_explorer(images, captions, fill, block_mask, grid, title="Hide patches and words: what does it put there?"):
     """Controls that hide patches and words; below, what is left, what a model puts in the holes, and the truth.
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from mmlesson import assets
-from mmlesson.make_assets import VARIANTS, trained_flava
+from mmlesson import assets, flamingo_variants
+from mmlesson.make_assets import VARIANTS, frozen_weights, trained_flava
+from mmlesson.models.flamingo import IMAGE
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -25,3 +26,31 @@ def test_a_seed_fixes_a_run():
     same, again, other = (history.loss for _, history in runs)
     assert same == again != other
     assert torch.equal(runs[0][0].logit_scale, runs[1][0].logit_scale)
+
+
+@pytest.mark.parametrize("variant", flamingo_variants.VARIANTS)
+def test_a_variant_of_flamingo_takes_its_first_steps_and_changes_what_its_name_says(variant):
+    frozen = frozen_weights()
+    model, history = flamingo_variants.trained_variant(variant, frozen, steps=21, seed=0, device="cpu")
+    assert len(history.loss) == 21 and all(map(math.isfinite, history.loss)) and not model.training
+    moved = {part: any(p.requires_grad for p in getattr(model, part).parameters())
+             for part in ("image_encoder", "resampler", "gated")}  # fmt: skip
+    assert moved["image_encoder"] == (variant == "vision from random")
+    embedding = model.language_model.embedding.weight
+    assert embedding.requires_grad == variant.startswith("language model")
+    far = (embedding - frozen[1]["embedding.weight"].float()).abs().max()
+    assert (far > 1) == (variant == "language model from random")
+    alphas = [p for name, p in model.named_parameters() if "alpha" in name]
+    if variant == "no tanh gating":
+        assert all(alpha.tanh() == 1 and not alpha.requires_grad for alpha in alphas)
+    elif variant == "vanilla cross-attention":
+        assert not alphas
+    else:
+        assert len(alphas) == (4 if variant == "every other layer" else 8)
+        assert all(0 < alpha.abs() < 2 for alpha in alphas)
+
+
+def test_the_variant_that_sees_all_pictures_sees_those_so_far():
+    model, _ = flamingo_variants.trained_variant("sees all pictures", frozen_weights(), steps=21, seed=0, device="cpu")
+    tokens = torch.tensor([[5, IMAGE, 5, IMAGE, 5]])
+    assert model.visible(tokens, 3).int().tolist() == [[[0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0]]]

@@ -321,6 +321,14 @@ def test_bars_are_readable(figures):
         assert_readable(fig)
 
 
+def test_gate_values_are_readable_and_told(figures, capsys):
+    falling = {f"layer {i}": [0.0, -0.2 * i, -0.24 * i] for i in range(1, 5)}
+    found = plots.gate_values([0, 10, 20], {"cross-attention": falling, "dense": {"layer 1": [0, 0.5, 0.9]}}, LONG)
+    assert_readable(figures[0])
+    assert found["dense"]["layer 1"].tolist() == [0, 0.5, 0.9]
+    assert "layer 4 -0.96" in " ".join(capsys.readouterr().out.split())
+
+
 # ---- bad input
 
 
@@ -339,6 +347,7 @@ def test_bars_are_readable(figures):
         ),
         (lambda: plots.matrix(torch.eye(2), ["a"], ["b", "c"]), "A 2x2 matrix got 1 row and 2 column labels"),
         (lambda: plots.curves({"loss": ([1, 2], [1])}, "x", "y"), "The line 'loss' needs equally many x and y"),
+        (lambda: plots.gate_values([0, 1], {"dense": {"one": [0, 2]}}), "tanh.alpha., from -1 to 1, for each of the 2"),
     ],
 )
 def test_bad_input_gets_one_sentence(call, sentence):

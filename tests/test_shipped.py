@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlesson import assets
+from mmlesson import assets, flamingo_variants
 from mmlesson.make_assets import VARIANTS
 from mmlesson.scoreboard import CHANCE
 
@@ -20,7 +20,9 @@ MAX_BYTES = 30_000_000
 
 
 def test_the_checkpoints_are_there():
-    assert {"clip_resnet", "clip_vit", "codebook", "flava"} <= {path.stem for path in CHECKPOINTS}
+    assert {"clip_resnet", "clip_vit", "codebook", "flava", "language_model", "flamingo"} <= {
+        path.stem for path in CHECKPOINTS
+    }
 
 
 def test_only_known_kinds_of_files():
@@ -64,3 +66,12 @@ def test_the_ablation_holds_a_whole_scoreboard_for_every_variant_and_seed():
         for board in boards:
             assert {family: list(scores) for family, scores in board.items()} == tasks
             assert all(0 <= score <= 1 for scores in board.values() for score in scores.values())
+
+
+def test_flamingos_ablation_holds_every_variant_and_seed():
+    ablation = json.loads((FOLDER / "flamingo_ablation.json").read_text(encoding="utf-8"))
+    assert list(ablation["boards"]) == list(flamingo_variants.VARIANTS)
+    tasks = set(ablation["boards"]["full"][0])
+    for boards in ablation["boards"].values():
+        assert len(boards) == len(ablation["seeds"]) == 3
+        assert all(set(board) == tasks and all(0 <= score <= 1 for score in board.values()) for board in boards)

@@ -179,6 +179,20 @@ def test_schedule_rises_then_falls_to_zero():
         warmup_cosine(optimizer, 10, warmup=10)
 
 
+def test_a_long_gradient_is_cut_and_a_short_one_is_not():
+    """Plain SGD moves by the gradient itself: (4, 2, 2) has length sqrt(24)."""
+    for clip, length in ((1.0, 1.0), (100.0, math.sqrt(24)), (None, math.sqrt(24))):
+        model = nn.Linear(2, 1)
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        schedule = warmup_cosine(optimizer, 1, warmup=0)
+        history = fit(model, lambda step: model(torch.tensor([2.0, 1.0])).sum() * 2, optimizer, 1, schedule, clip=clip)  # noqa: B023
+        moved = torch.cat([model.weight.flatten(), model.bias])
+        assert moved.norm().item() == pytest.approx(length)
+        assert history.grad_norm == [pytest.approx(math.sqrt(24))]
+
+
 def test_fit_leaves_the_random_numbers_alone():
     model, batch_loss, optimizer, _ = linear_task()
     before = torch.get_rng_state()

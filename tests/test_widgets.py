@@ -210,3 +210,37 @@ def test_hidden_cells_are_gray_and_nothing_else():
     grayed = widgets._grayed(picture, hidden)
     assert (grayed[2:4, 4:6] == 0.45).all()
     assert (grayed != picture).any(axis=2).sum() == 4
+
+
+def test_shot_explorer_asks_for_every_number_of_examples(notebook):
+    asked = []
+
+    def ask(examples, said, query):
+        asked.append((examples, said, query))
+        right = 0.9 if "wug" in said else 0.1
+        return {"wug": right, "dax": 1 - right} if right > 0.5 else {"dax": 1 - right, "wug": right}
+
+    explorer = widgets.shot_explorer(IMAGES, [0, 1, 0, 1], ["apple", "duck"], ["dax", "wug", "lomi"], ask)
+    assert asked == [([0, 1, 2][:n], ["dax", "wug", "dax"][:n], 3) for n in range(4)]
+    assert explorer.sentence == "After apple = dax, duck = wug, apple = dax, the model calls the duck 'wug' (90%)."
+    asked.clear()
+    explorer.controls["call_1"].value = "lomi"
+    assert asked[-1] == ([0, 1, 2], ["dax", "lomi", "dax"], 3)
+    explorer.controls["examples"].value = ()
+    assert explorer.sentence == "After no examples, the model calls the duck 'dax' (90%)."
+
+
+def test_gate_explorer_turns_the_gate_that_is_chosen(notebook):
+    asked = []
+
+    def ask(alpha, layer, part):
+        asked.append((round(alpha, 1), layer, part))
+        return {"dax": 0.75, "wug": 0.25}
+
+    explorer = widgets.gate_explorer(["layer 1", "layer 2"], ask)
+    assert asked == [(0.0, None, "both")]
+    explorer.controls["alpha"].value = 1.0
+    explorer.controls["layer"].value = 1
+    explorer.controls["part"].value = "dense"
+    assert asked[1:] == [(1.0, None, "both"), (1.0, 1, "both"), (1.0, 1, "dense")]
+    assert explorer.sentence == "alpha = 1.0 in layer 2 (dense): the gate is +0.76, and it says 'dax' (75%)."

@@ -403,3 +403,15 @@ def test_a_bad_request_gets_one_clear_sentence(mistake):
     with pytest.raises(ValueError) as caught:
         call()
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_some_of_the_episodes_are_the_same_episodes():
+    all_of_them = world.episodes(6, 3, "caption", shots=2, shuffled=True)
+    some = all_of_them[torch.tensor([4, 1])]
+    assert some.texts == [all_of_them.texts[4], all_of_them.texts[1]]
+    assert some.shown == [all_of_them.shown[4], all_of_them.shown[1]]
+    assert torch.equal(some.images(), all_of_them.images()[[4, 1]])
+    length = some.tokens.shape[1]
+    assert torch.equal(some.tokens, all_of_them.tokens[[4, 1], :length])
+    assert torch.equal(some.labels, all_of_them.labels[[4, 1], :length])
+    assert len(all_of_them[2]) == 1 and len(all_of_them[1:4]) == 3

@@ -48,6 +48,13 @@ class Episodes:
     def __len__(self):
         return len(self.tokens)
 
+    def __getitem__(self, index):
+        """Some of the episodes: any index that a tensor takes for its first dimension, kept as a batch."""
+        rows = torch.arange(len(self))[[index] if isinstance(index, int) else index]
+        at = (rows[:, None] * self.starts.shape[1] + torch.arange(self.starts.shape[1])).flatten()
+        picked = [[strings[i] for i in rows.tolist()] for strings in (self.texts, self.prompts, self.shown)]
+        return interleave(self.media[at], *picked, tokenizer=self.tokenizer)
+
     def images(self, side=32, frames=8, device=None):
         """The pictures: (N, M, 3, side, side), or of clips (N, M, frames, 3, side, side), on `device` as in render."""
         if isinstance(self.media, Clips):
