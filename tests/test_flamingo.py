@@ -325,7 +325,7 @@ def test_language_training_learns_the_lists_grammar():
 def test_answered_counts_what_the_model_says_and_controls_change_the_pictures(model):
     episodes = world.episodes(5, 0, shots=2)
     seen = []
-    right = answered(model, episodes, see=lambda images: seen.append(images.shape) or images, batch_size=2)
+    right = answered(model, episodes, see=lambda images: seen.append(images.shape) or images, at_once=7)
     with torch.no_grad():
         said = model(episodes.tokens, model.encode(episodes.images()))
     assert torch.equal(right, episodes.correct(said))

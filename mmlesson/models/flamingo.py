@@ -462,13 +462,15 @@ def train_flamingo(model, steps, kinds=LIVE_KINDS, batch_size=6, lr=1e-3, gate_l
 
 # %% ../../notebooks/06_flamingo.ipynb #few-shot
 @torch.no_grad()
-def answered(model, episodes, frames=8, see=None, batch_size=32):
+def answered(model, episodes, frames=8, see=None, at_once=300):
     """Which answers the model gives correctly, told those before: (N, M) bool, on the CPU.
 
-    see: changes the pictures (N, M, ..., 3, H, W) before the model gets them, a control.
+    see: changes the pictures (N, M, ..., 3, H, W) before the model gets them, a control. at_once: about how many
+    pictures, or frames of clips, are looked at together.
     """
     device, right = next(model.parameters()).device, []
-    for chunk in torch.arange(len(episodes)).split(batch_size):
+    each = episodes.starts.shape[1] * (frames if isinstance(episodes.media, world.Clips) else 1)
+    for chunk in torch.arange(len(episodes)).split(max(1, at_once // each)):
         part = episodes[chunk]
         images = part.images(frames=frames, device=device)
         features = model.encode(images if see is None else see(images))
