@@ -104,11 +104,16 @@ def trained_flava(start, mixture, wanted, wrong, steps, seed):
     return model.eval(), history
 
 
+def flava_board(model, wanted):
+    """The scoreboard of a FLAVA that was trained with the losses `wanted`: one without matching reads as two towers."""
+    return scoreboard((flava.Fusion if "itm" in wanted else flava.TwoTowers)(model))
+
+
 def make_flava(name, about, start, mixture, wanted, wrong, steps):
     """A FLAVA of lesson 05, kept in half precision; measured on the scoreboard after rounding."""
     model, history = trained_flava(start, mixture, wanted, wrong, steps, SEED)
     model.half().float()
-    board = scoreboard((flava.Fusion if "itm" in wanted else flava.TwoTowers)(model))
+    board = flava_board(model, wanted)
     metrics = {f"{family}: {task}": score for family, tasks in board.items() for task, score in tasks.items()}
     config = {
         "start": start or "random",
@@ -120,20 +125,38 @@ def make_flava(name, about, start, mixture, wanted, wrong, steps):
     ship(name, model, history, {"macro_average": macro(board), **metrics}, config, about, half=True)
 
 
-def make_ablation(name, steps, seeds=(0, 1, 2)):
-    """assets/<name>.json: the scoreboards of the variants, for each seed, with equal numbers of steps."""
+def judged_flava(variant, steps, seed):
+    """(scoreboard, History) of a recipe of FLAVA's ablation."""
+    start, mixture, wanted, wrong = VARIANTS[variant]
+    model, history = trained_flava(start, mixture, wanted, wrong, steps, seed)
+    return flava_board(model, wanted), history
+
+
+def judged_flamingo(variant, steps, seed):
+    """(board, History) of a variant of Flamingo."""
+    model, history = flamingo_variants.trained_variant(variant, frozen_weights(), steps, seed, device())
+    return flamingo_variants.board(model), history
+
+
+def make_ablation(name, variants, judged, steps, seeds=(0, 1, 2)):
+    """assets/<name>.json: the board of every variant and seed, with equal numbers of steps.
+
+    judged(variant, steps, seed): trains one; returns its board, a dict of scores (or of such dicts), and the History.
+    """
     found = {"command": f"python -m mmlesson.make_assets {name}", "steps": steps, "seeds": list(seeds), "boards": {}}
-    for variant, (start, mixture, wanted, wrong) in VARIANTS.items():
+    for variant in variants:
         found["boards"][variant] = []
         for seed in seeds:
-            model, history = trained_flava(start, mixture, wanted, wrong, steps, seed)
-            board = scoreboard((flava.Fusion if "itm" in wanted else flava.TwoTowers)(model))
-            rounded = {family: {t: round(score, 4) for t, score in tasks.items()} for family, tasks in board.items()}
-            found["boards"][variant].append(rounded)
-            print(f"{variant}, seed {seed}: macro average {macro(board):.3f}, {history.seconds:.0f} s", flush=True)
+            board, history = judged(variant, steps, seed)
+            found["boards"][variant].append(_rounded(board))
+            print(f"{variant}, seed {seed}, {history.seconds:.0f} s: {_rounded(board)}", flush=True)
     path = assets.folder() / f"{name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(path.name)
+
+
+def _rounded(board):
+    return {name: _rounded(score) if isinstance(score, dict) else round(score, 4) for name, score in board.items()}
 
 
 def make_language_model(name, about, steps):
@@ -190,21 +213,6 @@ def make_flamingo(name, about, **build):
     ship(name, model, history, metrics, config, about, half=True, state=state)
 
 
-def make_flamingo_ablation(name, steps, seeds=(0, 1, 2)):
-    """assets/<name>.json: what each variant of Flamingo reaches, for each seed, with equal numbers of steps."""
-    found = {"command": f"python -m mmlesson.make_assets {name}", "steps": steps, "seeds": list(seeds), "boards": {}}
-    for variant in flamingo_variants.VARIANTS:
-        found["boards"][variant] = []
-        for seed in seeds:
-            model, history = flamingo_variants.trained_variant(variant, frozen_weights(), steps, seed, device())
-            board = {task: round(score, 4) for task, score in flamingo_variants.board(model).items()}
-            found["boards"][variant].append(board)
-            print(f"{variant}, seed {seed}: {board}, {history.seconds:.0f} s", flush=True)
-    path = assets.folder() / f"{name}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path.name)
-
-
 MAKERS = {
     "clip_resnet": lambda name: make_clip(
         name, "The CLIP of lesson 02 with the small ModifiedResNet, as `train_clip` leaves it.", steps=540
@@ -237,7 +245,7 @@ MAKERS = {
         *VARIANTS["contrast"],
         steps=round(0.7 * FLAVA_STEPS),
     ),
-    "flava_ablation": lambda name: make_ablation(name, steps=1500),
+    "flava_ablation": lambda name: make_ablation(name, VARIANTS, judged_flava, steps=1500),
     "language_model": lambda name: make_language_model(
         name, "The language model of lesson 06: it has read about the world and never seen it.", steps=3000
     ),
@@ -248,7 +256,7 @@ MAKERS = {
         latents=8,
         places=True,
     ),
-    "flamingo_ablation": lambda name: make_flamingo_ablation(name, steps=300),
+    "flamingo_ablation": lambda name: make_ablation(name, flamingo_variants.VARIANTS, judged_flamingo, steps=300),
 }
 
 

@@ -855,6 +855,41 @@ def test_empty_body_counts_as_not_attempted(name, capsys):
     assert line.startswith(f"{name}: not attempted yet.") and "is its `return` missing?" in line
 
 
+class OtherLesson:
+    """The tests above for another lesson: a subclass Test... gives its module of checks, its WRONG and its RIGHT."""
+
+    @pytest.fixture(autouse=True)
+    def this_lesson(self, monkeypatch):
+        here = sys.modules[__name__]
+        monkeypatch.setattr(here, "MODULES", dict.fromkeys(self.WRONG, self.module))
+        monkeypatch.setattr(here, "WRONG", self.WRONG)
+        monkeypatch.setattr(here, "RIGHT", self.RIGHT)
+
+    def pytest_generate_tests(self, metafunc):
+        if "phrase" in metafunc.fixturenames:
+            metafunc.parametrize("name, phrase", table(self.WRONG))
+        elif "variant" in metafunc.fixturenames:
+            metafunc.parametrize("name, variant", table(self.RIGHT))
+        elif "name" in metafunc.fixturenames:
+            metafunc.parametrize("name", list(self.WRONG))
+
+    def test_wrong_answer_is_named(self, name, phrase):
+        test_wrong_answer_is_named(name, phrase)
+
+    def test_correct_variant_passes(self, name, variant, capsys):
+        test_correct_variant_passes(name, variant, capsys)
+
+    def test_every_exercise_has_enough_of_both(self):
+        test_every_exercise_has_enough_of_both()
+
+    def test_every_known_mistake_is_provoked(self, name, monkeypatch):
+        test_every_known_mistake_is_provoked(name, monkeypatch)
+
+    def test_empty_body_counts_as_not_attempted(self, name, capsys):
+        test_unfilled_exercise_prints_and_does_not_raise(name, capsys)
+        test_empty_body_counts_as_not_attempted(name, capsys)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_exception_becomes_a_sentence_with_its_cause(name):
     def broken(*inputs):

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import test_checks as shared
 import torch
 import torch.nn.functional as F
@@ -791,33 +790,5 @@ RIGHT["rices"] = {
 # The tests, those of test_checks.py ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def this_lesson(monkeypatch):
-    monkeypatch.setattr(shared, "MODULES", dict.fromkeys(WRONG, flamingo))
-    monkeypatch.setattr(shared, "WRONG", WRONG)
-    monkeypatch.setattr(shared, "RIGHT", RIGHT)
-
-
-@pytest.mark.parametrize("name, phrase", shared.table(WRONG))
-def test_wrong_answer_is_named(name, phrase):
-    shared.test_wrong_answer_is_named(name, phrase)
-
-
-@pytest.mark.parametrize("name, variant", shared.table(RIGHT))
-def test_correct_variant_passes(name, variant, capsys):
-    shared.test_correct_variant_passes(name, variant, capsys)
-
-
-def test_every_exercise_has_enough_of_both():
-    shared.test_every_exercise_has_enough_of_both()
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_every_known_mistake_is_provoked(name, monkeypatch):
-    shared.test_every_known_mistake_is_provoked(name, monkeypatch)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_empty_body_counts_as_not_attempted(name, capsys):
-    shared.test_unfilled_exercise_prints_and_does_not_raise(name, capsys)
-    shared.test_empty_body_counts_as_not_attempted(name, capsys)
+class TestFlamingo(shared.OtherLesson):
+    module, WRONG, RIGHT = flamingo, WRONG, RIGHT

@@ -831,36 +831,8 @@ RIGHT["fsq"] = {
 # The tests, those of test_checks.py ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def this_lesson(monkeypatch):
-    monkeypatch.setattr(shared, "MODULES", dict.fromkeys(WRONG, flava))
-    monkeypatch.setattr(shared, "WRONG", WRONG)
-    monkeypatch.setattr(shared, "RIGHT", RIGHT)
-
-
-@pytest.mark.parametrize("name, phrase", shared.table(WRONG))
-def test_wrong_answer_is_named(name, phrase):
-    shared.test_wrong_answer_is_named(name, phrase)
-
-
-@pytest.mark.parametrize("name, variant", shared.table(RIGHT))
-def test_correct_variant_passes(name, variant, capsys):
-    shared.test_correct_variant_passes(name, variant, capsys)
-
-
-def test_every_exercise_has_enough_of_both():
-    shared.test_every_exercise_has_enough_of_both()
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_every_known_mistake_is_provoked(name, monkeypatch):
-    shared.test_every_known_mistake_is_provoked(name, monkeypatch)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_empty_body_counts_as_not_attempted(name, capsys):
-    shared.test_unfilled_exercise_prints_and_does_not_raise(name, capsys)
-    shared.test_empty_body_counts_as_not_attempted(name, capsys)
+class TestFlava(shared.OtherLesson):
+    module, WRONG, RIGHT = flava, WRONG, RIGHT
 
 
 @pytest.mark.parametrize("name", ["block_mask", "mask_words"])
@@ -868,4 +840,4 @@ def test_statistics_leave_room(name, monkeypatch):
     """A right answer does not fail by chance: other random numbers pass as well."""
     monkeypatch.setattr(flava, "_generator", lambda seed: torch.Generator().manual_seed(seed + 1000))
     for answer in RIGHT[name].values():
-        shared.check(name)(answer)
+        getattr(flava, name)(answer)

@@ -328,11 +328,12 @@ class ProjectedGrid(nn.Module):
 
     def __init__(self, pool):
         super().__init__()
-        self.pool = pool
+        self.positional_embedding = pool.positional_embedding  # the first belongs to the mean, the others to the cells
+        self.v_proj, self.c_proj = pool.v_proj, pool.c_proj
 
     def forward(self, x, need_weights=False):
-        cells = x.flatten(2).transpose(1, 2) + self.pool.positional_embedding[1:]
-        return self.pool.c_proj(self.pool.v_proj(cells))
+        cells = x.flatten(2).transpose(1, 2) + self.positional_embedding[1:]
+        return self.c_proj(self.v_proj(cells))
 
 
 class Flamingo(nn.Module):

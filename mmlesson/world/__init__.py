@@ -37,7 +37,7 @@ from mmlesson.world.shifts import SHIFTS, render_shifted
 from mmlesson.world.video import Clips, render_video, video, video_captions
 
 __all__ = [
-    "ATTRIBUTES", "COLORS", "CONTRASTS", "EPISODE_KINDS", "FEW", "MOTIONS", "NAMES", "NATURAL", "OBJECTS", "OPPOSITE",
+    "ATTRIBUTES", "COLORS", "CONTRASTS", "EPISODE_KINDS", "FEW", "MOTIONS", "NAMES", "NATURAL", "OBJECTS",
     "QUESTIONS", "RELATIONS", "SHIFTS", "STEADY", "TEMPLATES", "Clips", "Color", "Episodes", "Item", "Object",
     "Scenes", "Tokenizer", "askable", "captions", "contrasts", "describe", "draw_pairs", "episodes", "held_out",
     "interleave", "join", "korean_phrase", "noun_phrase", "pair_captions", "pairs", "questions", "relation",
