@@ -1,7 +1,8 @@
 """Trains the shipped checkpoints again, with the lessons' own code.
 
 `make assets` for all of them, `python -m mmlesson.make_assets NAME ...` for some. The order in MAKERS matters: FLAVA
-starts from its encoders' own training, and needs the codebook; Flamingo needs the CLIP and the language model.
+starts from its encoders' own training, and needs the codebook; Flamingo needs the CLIP and the language model; the
+codebook and Gemini need the CLIPs. The spoken words have a maker of their own, mmlesson.make_speech.
 """
 
 import json
@@ -9,8 +10,8 @@ import sys
 
 import torch
 
-from mmlesson import assets, device, flamingo_variants, scores, world
-from mmlesson.models import clip, flamingo, flava
+from mmlesson import assets, device, flamingo_variants, gemini_variants, scores, world
+from mmlesson.models import clip, flamingo, flava, gemini
 from mmlesson.scoreboard import macro, scoreboard
 from mmlesson.train import History
 
@@ -63,22 +64,54 @@ def make_clip(name, about, **recipe):
     ship(name, model, history, held_out(model), config, about, half=True)
 
 
-def make_codebook(name, about, **recipe):
-    """The image codebook of lesson 05; measured on scenes that training does not see."""
+def frozen_clip(name):
+    """A CLIP of lesson 02 from its shipped weights, not to be trained."""
+    model = getattr(clip, name)().to(device())
+    model.load_state_dict(assets.load_weights(name, device()))
+    return model.eval().requires_grad_(False)
+
+
+def picture_judge():
+    """Lesson 02's small ResNet, as lesson 07 asks it what a picture shows."""
+    resnet = frozen_clip("clip_resnet")
+    return gemini.Judge(resnet, clip.zero_shot_classifier(resnet, world.pair_captions(world.pairs())))
+
+
+def make_codebook(name, about, steps, sharpening):
+    """The image codebook of lesson 05, its decoder sharpened as in lesson 07; measured on unseen scenes.
+
+    Between the two it is rounded to half precision, so that the codes that it ships with are those that it was
+    sharpened for.
+    """
     scenes = [world.sample(64, 100 + k, items=k, split="held_out") for k in (1, 2, 3, 4)]
     images = torch.cat([world.render(s, side=32) for s in scenes])
+    alone = world.sample(768, 100, split="held_out", **world.STEADY)
+    pairs, alone = torch.cat([alone.objects, alone.colors], dim=1), world.render(alone)
 
-    def reconstruction(codebook):
-        codes = codebook.encode(images)
-        return {
-            "mean_absolute_error": (codebook.decode(codes) - images).abs().mean(),
-            "codes_used": len(codes.unique()),
-        }
+    def restored(codebook):
+        """The mean absolute error, and how often the judge still names color and object of a restored picture."""
+        error = (codebook.decode(codebook.encode(images)) - images).abs().mean()
+        return error, (judge(codebook.decode(codebook.encode(alone))) == pairs).all(dim=1).float().mean()
 
-    codebook = flava.ImageCodebook().to(device())
-    history = flava.train_codebook(codebook, **recipe, seed=SEED)
-    config = {**recipe, "builder": "mmlesson.models.flava.ImageCodebook()", "levels": list(codebook.levels)}
-    ship(name, codebook.eval(), history, reconstruction(codebook), config, about)
+    judge, codebook = picture_judge(), flava.ImageCodebook().to(device())
+    history = flava.train_codebook(codebook, steps, seed=SEED)
+    codebook.half().float().eval()
+    metrics = dict(zip(("first_mean_absolute_error", "first_judged_right"), restored(codebook)))
+    more = gemini.sharpen(codebook.train(), frozen_clip("clip_vit"), sharpening, seed=SEED)
+    history = History(steps=history.steps + more.steps, seconds=history.seconds + more.seconds)
+    codebook.half().float().eval()
+    metrics |= dict(zip(("mean_absolute_error", "judged_right"), restored(codebook)))
+    metrics["codes_used"] = len(codebook.encode(images).unique())
+    config = {"stages": {"train_codebook": steps, "sharpen": sharpening}, "levels": list(codebook.levels)}
+    config["builder"] = "mmlesson.models.flava.ImageCodebook()"
+    ship(name, codebook, history, metrics, config, about, half=True)
+
+
+def trained_codebook():
+    """The shipped codebook, not to be trained."""
+    codebook = flava.ImageCodebook().to(device()).eval()
+    codebook.load_state_dict(assets.load_weights("codebook", device()))
+    return codebook.requires_grad_(False)
 
 
 FLAVA_STEPS = 4000
@@ -96,8 +129,7 @@ VARIANTS = {  # of the ablation: start, mixture of pairs, pictures and texts, lo
 def trained_flava(start, mixture, wanted, wrong, steps, seed):
     """(model, History): a small FLAVA of lesson 05 from shipped weights (or from nothing), trained with its losses."""
     torch.manual_seed(seed)
-    model, codebook = flava.small_flava().to(device()), flava.ImageCodebook().to(device()).eval()
-    codebook.load_state_dict(assets.load_weights("codebook", device()))
+    model, codebook = flava.small_flava().to(device()), trained_codebook()
     if start:
         model.load_state_dict(assets.load_weights(start, device()))
     history, _ = flava.train_flava(model, codebook, steps, mixture, wanted, wrong, seed=seed)
@@ -136,6 +168,13 @@ def judged_flamingo(variant, steps, seed):
     """(board, History) of a variant of Flamingo."""
     model, history = flamingo_variants.trained_variant(variant, frozen_weights(), steps, seed, device())
     return flamingo_variants.board(model), history
+
+
+def judged_gemini(variant, steps, seed):
+    """(board, History) of a variant of lesson 07's model."""
+    codebook = trained_codebook()
+    model, history = gemini_variants.trained_variant(variant, codebook, steps, seed, device())
+    return gemini_variants.board(model, history, codebook, picture_judge()), history
 
 
 def make_ablation(name, variants, judged, steps, seeds=(0, 1, 2)):
@@ -213,6 +252,16 @@ def make_flamingo(name, about, **build):
     ship(name, model, history, metrics, config, about, half=True, state=state)
 
 
+def make_gemini(name, about, steps):
+    """The decoder of lesson 07, on all kinds of streams; measured by its `exam` after rounding."""
+    model, codebook = gemini.small_gemini().to(device()), trained_codebook()
+    history, _ = gemini.train_gemini(model, codebook, steps, seed=SEED)
+    model.half().float().eval()
+    metrics = gemini.exam(model, codebook, picture_judge(), n=384)
+    config = {"streams_in_a_step": gemini.ALL_KINDS, "builder": "mmlesson.models.gemini.small_gemini()"}
+    ship(name, model, history, metrics, config, about, half=True)
+
+
 MAKERS = {
     "clip_resnet": lambda name: make_clip(
         name, "The CLIP of lesson 02 with the small ModifiedResNet, as `train_clip` leaves it.", steps=540
@@ -225,7 +274,11 @@ MAKERS = {
         curriculum=0.7,
     ),
     "codebook": lambda name: make_codebook(
-        name, "The image codebook of lesson 05: every 4 x 4 pixels as one of 240 codes, and back.", steps=4000
+        name,
+        "The image codebook of lesson 05: every 4 x 4 pixels as one of 240 codes, and back. Its decoder was trained "
+        "further with the perceptual loss of lesson 07.",
+        steps=4000,
+        sharpening=1200,
     ),
     "flava_unimodal": lambda name: make_flava(
         name,
@@ -257,6 +310,10 @@ MAKERS = {
         places=True,
     ),
     "flamingo_ablation": lambda name: make_ablation(name, flamingo_variants.VARIANTS, judged_flamingo, steps=300),
+    "gemini": lambda name: make_gemini(
+        name, "The decoder of lesson 07: it reads, looks, listens, watches, writes and draws.", steps=2200
+    ),
+    "gemini_ablation": lambda name: make_ablation(name, gemini_variants.VARIANTS, judged_gemini, steps=500),
 }
 
 

@@ -366,6 +366,36 @@ def bars(values, xlabel, title="", chance=None, colors=None):
     return groups if "" not in groups else groups[""]
 
 
+def spectrograms(waves, mels, captions, rate, title="", columns=2):
+    """Each sound as its wave, and under it as its log-mel spectrogram, low bands below.
+
+    waves: (N, samples). mels: (N, bands, columns). captions: N strings. rate: samples a second.
+    Returns {"waves", "mels"} as arrays.
+    """
+    waves, mels = _array(waves), _array(mels)
+    captions = _captions(captions, len(waves))
+    if mels.ndim != 3 or waves.ndim != 2 or len(mels) != len(waves):
+        raise ValueError(
+            f"spectrograms needs waves (N, samples) and mels (N, bands, columns), not {waves.shape} and {mels.shape}."
+        )
+    columns = min(columns, len(waves))
+    rows = -(-len(waves) // columns)
+    seconds = waves.shape[1] / rate
+    fig = _figure(WIDTH, 2.3 * rows, title)
+    heights = [part for _ in range(rows) for part in (1, 2)]
+    panels = fig.subplots(2 * rows, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})
+    for i, (wave, mel) in enumerate(zip(waves, mels)):
+        above, below = (panels[2 * (i // columns) + k, i % columns] for k in range(2))
+        above.plot(np.linspace(0, seconds, len(wave)), wave, color=COLORS["audio"], lw=0.4)
+        above.set(title=captions[i], yticks=[], ylim=(-1, 1), xlim=(0, seconds))
+        below.imshow(mel, origin="lower", aspect="auto", extent=(0, seconds, 0, len(mel)), cmap=MAGNITUDE)
+        below.set(ylabel="mel band" if i % columns == 0 else "", xlabel="seconds" if i + columns >= len(waves) else "")
+    for ax in panels.flat[: 2 * rows * columns]:
+        ax.set_visible(bool(ax.lines or ax.images))
+    show(fig, _sentence(title, f"{_count(len(waves), 'sound')} of {seconds:.2f} seconds: {'; '.join(captions)}."))
+    return {"waves": waves, "mels": mels}
+
+
 # ---- what the figures are made of
 
 

@@ -50,6 +50,44 @@ def warmup_cosine(optimizer, steps, warmup=None):
     return LambdaLR(optimizer, share)
 
 
+class Muon(torch.optim.AdamW):
+    """AdamW, except for groups of matrices that are marked `"orthogonal": True`: there Muon (Jordan et al. 2024).
+
+    Muon's step is the momentum with all its singular values made about 1, so that rare directions move as far as loud
+    ones: https://kellerjordan.github.io/posts/muon. It is scaled by 0.2 sqrt(longer side), so that one learning rate
+    fits both (Liu et al. 2025, "Muon is scalable for LLM training", 2502.16982, section 2.2). torch.optim has it since
+    2.9.
+    """
+
+    momentum = 0.95
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            if group.get("orthogonal"):
+                for p in (p for p in group["params"] if p.grad is not None):
+                    buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                    buffer.lerp_(p.grad, 1 - self.momentum)
+                    update = orthogonalized(p.grad.lerp(buffer, self.momentum))
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
+                    p.grad = None  # AdamW passes over it
+        return super().step(closure)
+
+
+def orthogonalized(matrix, steps=5):
+    """A matrix (rows, columns) with its singular vectors kept and its singular values brought near 1: the same shape.
+
+    By Newton and Schulz's iteration with Jordan's coefficients, which ends between about 0.7 and 1.2.
+    """
+    x = matrix / matrix.norm().clamp(min=1e-7)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
 def fit(
     model,
     batch_loss,

@@ -290,6 +290,70 @@ def gate_explorer(layers, ask, title="Turn the gates by hand"):
                    part=["both", "cross-attention", "dense"])  # fmt: skip
 
 
+def draw_explorer(colors, objects, paint, title="Say what it should draw, and how boldly"):
+    """Menus for a prompt, sliders for how it is sampled; below, the picture after some of its codes, and the entropies.
+
+    colors, objects: words to choose from. paint(prompt, guidance, temperature, seed): the pictures after 0, 1, ...
+    codes (codes + 1, 3, H, W) in [0, 1], and the entropy of each choice in nats (rows, columns), row by row. What was
+    painted last is kept, so that the slider of codes is quick.
+    """
+    painted = {}
+
+    def draw(color, object, guidance, temperature, seed, codes):
+        asked = f"{color} {object}", guidance, temperature, seed
+        if asked not in painted:
+            painted.clear()
+            pictures, entropy = paint(*asked)
+            painted[asked] = plots._pictures(pictures), plots._array(entropy)
+        pictures, entropy = painted[asked]
+        shown = round(codes * (len(pictures) - 1))
+        fig = plots._figure(plots.WIDTH, 2.7, title)
+        growing, whole, unsure = fig.subplots(1, 3)
+        for ax, picture, heading in (
+            (growing, pictures[shown], f"after {shown} codes"),
+            (whole, pictures[-1], f"{color} {object}"),
+        ):
+            ax.imshow(picture)
+            ax.set_title(heading, loc="center")
+            ax.axis("off")
+        heat = unsure.imshow(entropy, cmap=plots.MAGNITUDE, vmin=0)
+        unsure.set_title("entropy of each choice", loc="center")
+        unsure.axis("off")
+        fig.colorbar(heat, ax=unsure, label="nats", shrink=0.8)
+        sentence = (
+            f"{color} {object}, guidance {guidance:g}, temperature {temperature:g}, seed {seed}: {shown} of "
+            f"{len(pictures) - 1} codes; a choice has {entropy.mean():.1f} nats of entropy on average."
+        )
+        return fig, sentence
+
+    return explore(
+        draw, color=colors, object=objects, guidance=(1.0, 8.0, 0.5), temperature=(0.0, 1.5, 0.1), seed=(0, 20),
+        codes=ipywidgets.FloatSlider(value=1.0, max=1.0, step=1 / 16, description="share of codes"),
+    )  # fmt: skip
+
+
+def listen_explorer(colors, objects, languages, voices, listen, title="Say it, see it"):
+    """Menus for what is said and by whom; below, its spectrogram and the picture that a model draws of it.
+
+    colors, objects: English words. languages: {name: code}. voices: names. listen(color, object, language, voice): a
+    dict of "mel" (bands, columns), "picture" (3, H, W) in [0, 1], "said" and "heard", both texts.
+    """
+
+    def draw(color, object, language, voice):
+        found = listen(color, object, language, voice)
+        fig = plots._figure(plots.WIDTH, 2.6, title)
+        left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (2, 1)})
+        left.imshow(plots._array(found["mel"]), origin="lower", aspect="auto", cmap=plots.MAGNITUDE)
+        left.set(xlabel="time (10 ms)", ylabel="mel band", title=f"{voice}: {color} {object}")
+        right.imshow(plots._pictures(found["picture"][None])[0])
+        right.set_title("drawn from the sound", loc="center")
+        right.axis("off")
+        verdict = "as it was said" if found["heard"] == found["said"] else f"but it was {found['said']!r}"
+        return fig, f"{voice} says {found['said']!r}; the model writes {found['heard']!r}, {verdict}."
+
+    return explore(draw, color=colors, object=objects, language=languages, voice=voices)
+
+
 def mask_explorer(images, captions, fill, block_mask, grid, title="Hide patches and words: what does it put there?"):
     """Controls that hide patches and words; below, what is left, what a model puts in the holes, and the truth.
 

@@ -9,6 +9,7 @@ from mmlesson.interview import cards
 
 LESSONS = sorted(path.stem for path in (assets.folder() / "cards").glob("*.yaml"))
 SYLLABUS = {
+    "07_gemini": {"gemini-natively-multimodal"},
     "06_flamingo": {"flamingo-gated-cross-attention", "flamingo-frozen-lm"},
     "05_flava": {"flava-mixed-training"},
     "02_clip": {

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from mmlesson import assets, flamingo_variants
-from mmlesson.make_assets import VARIANTS, frozen_weights, trained_flava
+from mmlesson import assets, flamingo_variants, gemini_variants
+from mmlesson.make_assets import VARIANTS, frozen_weights, picture_judge, trained_codebook, trained_flava
 from mmlesson.models.flamingo import IMAGE
+from mmlesson.models.gemini import RawFrames
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -54,3 +55,22 @@ def test_the_variant_that_sees_all_pictures_sees_those_so_far():
     model, _ = flamingo_variants.trained_variant("sees all pictures", frozen_weights(), steps=21, seed=0, device="cpu")
     tokens = torch.tensor([[5, IMAGE, 5, IMAGE, 5]])
     assert model.visible(tokens, 3).int().tolist() == [[[0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0]]]
+
+
+@pytest.mark.parametrize("variant", gemini_variants.VARIANTS)
+def test_a_variant_of_gemini_takes_its_first_steps_and_is_judged(variant, monkeypatch):
+    monkeypatch.setattr(gemini_variants, "SENSING", {"write": 2, "hear": 2, "ask": 2})
+    monkeypatch.setattr(gemini_variants, "exam", lambda model, codebook, judge, **_: {"judged": judge is not None})
+    kinds = {**gemini_variants.SENSING, "read": 2, "draw": 2}
+    codebook = trained_codebook()
+    model, history = gemini_variants.trained_variant(variant, codebook, steps=4, seed=0, device="cpu", kinds=kinds)
+    assert len(history.loss) == 4 and all(map(math.isfinite, history.loss)) and not model.training
+    assert isinstance(model, gemini_variants.Grafted) == (variant == "grafted")
+    assert isinstance(model.listener, RawFrames) == (variant == "native, raw sound")
+    board = gemini_variants.board(model, history, codebook, picture_judge())
+    assert board["judged"] == (variant != "grafted") and board["seconds"] > 0
+    if variant != "grafted":
+        largest = {kind: list(steps.values()) for kind, steps in board["logits"].items()}
+        assert set(largest) == set(kinds) and all(0 < logit < 100 for steps in largest.values() for logit in steps)
+        bound = 36**0.5  # |q| = |k| = sqrt(d) at the start, where QK-norm's weights are 1
+        assert all((steps[0] <= bound) for steps in largest.values()) or variant == "native, no QK-norm"

@@ -353,3 +353,18 @@ def test_gate_values_are_readable_and_told(figures, capsys):
 def test_bad_input_gets_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_spectrograms_draw_each_sound_over_its_mel_bands(figures, capsys):
+    waves, mels = torch.zeros(3, 800), torch.rand(3, 40, 10)
+    mels[1, 5] = 2.0
+    drawn = plots.spectrograms(waves, mels, ["a cat", "a dog", "a pig"], rate=8000, title="Three sounds")
+    np.testing.assert_array_equal(drawn["mels"], mels.numpy())
+    shown = [ax for ax in figures[0].axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in shown if ax.lines] == ["a cat", "a dog", "a pig"]
+    images = [ax.images[0] for ax in shown if ax.images]
+    assert len(images) == 3 and images[1].origin == "lower"  # low bands lie below
+    np.testing.assert_array_equal(images[1].get_array()[5], np.full(10, 2.0, dtype=np.float32))
+    assert said(capsys) == "Three sounds. 3 sounds of 0.10 seconds: a cat; a dog; a pig."
+    with pytest.raises(ValueError, match="needs waves"):
+        plots.spectrograms(waves, mels[0], ["a", "b", "c"], rate=8000)

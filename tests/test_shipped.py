@@ -15,12 +15,13 @@ FOLDER = Path(__file__).parent.parent / "assets"
 FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
 CHECKPOINTS = [path for path in FILES if path.suffix == ".safetensors"]
 DRAWINGS = [path for path in FILES if path.suffix == ".svg"]
-KINDS = {".safetensors", ".md", ".yaml", ".svg", ".json"}  # a pickle (.pt, .bin, .npy) can run code when it is loaded
+# A pickle (.pt, .bin, .npy) can run code when it is loaded.
+KINDS = {".safetensors", ".md", ".yaml", ".svg", ".json", ".ogg"}
 MAX_BYTES = 30_000_000
 
 
 def test_the_checkpoints_are_there():
-    assert {"clip_resnet", "clip_vit", "codebook", "flava", "language_model", "flamingo"} <= {
+    assert {"clip_resnet", "clip_vit", "codebook", "flava", "language_model", "flamingo", "gemini"} <= {
         path.stem for path in CHECKPOINTS
     }
 

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from optional import absent
 from torch import nn
 
-from mmlesson.train import fit, warmup_cosine
+from mmlesson.train import Muon, fit, orthogonalized, warmup_cosine
 
 
 def linear_task(seed=0):
@@ -207,3 +208,45 @@ def test_a_stored_notebook_keeps_the_last_state_of_the_bar(notebook, capsys):
     last = notebook[-1]["data"]["text/plain"]
     assert last.startswith("CLIP: 100%") and "25/25" in last and "loss" in last and len(last) <= 90
     assert capsys.readouterr() == ("", "")
+
+
+def test_muon_takes_the_steps_of_torchs_and_adamw_the_others():
+    reference = getattr(torch.optim, "Muon", None)
+    if reference is None:
+        absent("torch has Muon since 2.9")
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Linear(9, 4)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+
+    def parts(model):
+        return [p for p in model.parameters() if p.ndim == 2], [p for p in model.parameters() if p.ndim == 1]
+
+    matrices, vectors = parts(ours)
+    groups = [{"params": matrices, "orthogonal": True, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = Muon(groups, lr=0.02, betas=(0.9, 0.95))
+    matrices, vectors = parts(theirs)
+    references = [
+        reference(matrices, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(vectors, lr=0.02, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    x = torch.randn(20, 6)
+    for _ in range(5):
+        for model, optimizers in ((ours, [optimizer]), (theirs, references)):
+            model.zero_grad()
+            model(x).square().sum().backward()
+            for one in optimizers:
+                one.step()
+    for a, b in zip(ours.parameters(), theirs.parameters()):
+        # torch iterates in bfloat16, which has eight bits: a hundredth of what was moved.
+        torch.testing.assert_close(a, b, atol=0.02 if a.ndim == 2 else 0.005, rtol=0)
+
+
+def test_orthogonalized_keeps_singular_vectors_and_levels_their_values():
+    for shape in ((5, 9), (9, 5)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) @ torch.diag(
+            torch.logspace(0, 1, shape[1])
+        )
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        values = u.T @ orthogonalized(matrix) @ v.T
+        torch.testing.assert_close(values, torch.diag(values.diag()), atol=1e-4, rtol=0)
+        assert (values.diag() > 0.6).all() and (values.diag() < 1.3).all()

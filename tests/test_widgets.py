@@ -244,3 +244,31 @@ def test_gate_explorer_turns_the_gate_that_is_chosen(notebook):
     explorer.controls["part"].value = "dense"
     assert asked[1:] == [(1.0, None, "both"), (1.0, 1, "both"), (1.0, 1, "dense")]
     assert explorer.sentence == "alpha = 1.0 in layer 2 (dense): the gate is +0.76, and it says 'dax' (75%)."
+
+
+def test_draw_explorer_paints_once_and_grows():
+    asked = []
+
+    def paint(prompt, guidance, temperature, seed):
+        asked.append((prompt, guidance, temperature, seed))
+        return torch.linspace(0, 1, 5).view(5, 1, 1, 1).expand(5, 3, 8, 8), torch.full((2, 2), 1.5)
+
+    explorer = widgets.draw_explorer(["red", "blue"], ["cat", "dog"], paint)
+    assert asked == [("red cat", 4.5, 0.7, 10)] or len(asked) == 1
+    assert "4 of 4 codes" in explorer.sentence and "1.5 nats" in explorer.sentence
+    explorer.controls["codes"].value = 0.5
+    assert len(asked) == 1 and "2 of 4 codes" in explorer.sentence
+    explorer.controls["color"].value = "blue"
+    explorer.controls["seed"].value = 3
+    assert [a[0] for a in asked] == ["red cat", "blue cat", "blue cat"] and asked[-1][-1] == 3
+
+
+def test_listen_explorer_tells_what_was_heard():
+    def listen(color, object, language, voice):
+        heard = f"{color} {object}" if voice == "f1" else "blue dog"
+        return {"mel": torch.rand(40, 20), "picture": torch.rand(3, 8, 8), "said": f"{color} {object}", "heard": heard}
+
+    explorer = widgets.listen_explorer(["red"], ["cat"], {"English": "en"}, ["f1", "m7"], listen)
+    assert explorer.sentence == "f1 says 'red cat'; the model writes 'red cat', as it was said."
+    explorer.controls["voice"].value = "m7"
+    assert explorer.sentence == "m7 says 'red cat'; the model writes 'blue dog', but it was 'red cat'."

@@ -23,14 +23,15 @@ TOKENIZER = world.Tokenizer(world.vocabulary(extended=True))  # with <image>, ; 
 IMAGE, END = TOKENIZER.index["<image>"], TOKENIZER.index[";"]
 
 # %% ../../notebooks/06_flamingo.ipynb #rotate
-def rotate(x, base=10_000.0):
+def rotate(x, base=10_000.0, start=0):
     """Rotary positions: x (..., T, d) -> the same shape (Su et al. 2021, "RoFormer", section 3.4.2).
 
-    At position t, the channels i and i + d / 2 are turned as a pair by the angle t * base^(-2i / d).
+    At position t, the channels i and i + d / 2 are turned as a pair by the angle t * base^(-2i / d). start: the
+    position of the first of the T.
     """
     half = x.shape[-1] // 2
     speed = base ** (-torch.arange(half, device=x.device) / half)
-    angle = torch.arange(x.shape[-2], device=x.device)[:, None] * speed
+    angle = (start + torch.arange(x.shape[-2], device=x.device))[:, None] * speed
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1)
 

@@ -9,8 +9,8 @@ shifts.py     the same scenes drawn as training never showed them
 video.py      clips of one item whose motion is known
 questions.py  questions about scenes, and their answers
 episodes.py   few-shot episodes: pictures and words in one stream
+speech.py     the names of colors and objects, spoken in English and Korean
 
-Speech will stand here too, when the lesson that needs it arrives.
 Drawings: OpenMoji (https://openmoji.org), CC BY-SA 4.0.
 """
 
@@ -34,13 +34,15 @@ from mmlesson.world.objects import COLORS, NATURAL, OBJECTS, Color, Object
 from mmlesson.world.questions import QUESTIONS, askable, questions
 from mmlesson.world.scenes import FEW, STEADY, Item, Scenes, draw_pairs, held_out, join, pairs, render, sample, scene
 from mmlesson.world.shifts import SHIFTS, render_shifted
+from mmlesson.world.speech import LANGUAGES, RATE, SAMPLES, SPOKEN_QUESTIONS, VOICES, recordings, speak, utterances
 from mmlesson.world.video import Clips, render_video, video, video_captions
 
 __all__ = [
-    "ATTRIBUTES", "COLORS", "CONTRASTS", "EPISODE_KINDS", "FEW", "MOTIONS", "NAMES", "NATURAL", "OBJECTS",
-    "QUESTIONS", "RELATIONS", "SHIFTS", "STEADY", "TEMPLATES", "Clips", "Color", "Episodes", "Item", "Object",
-    "Scenes", "Tokenizer", "askable", "captions", "contrasts", "describe", "draw_pairs", "episodes", "held_out",
-    "interleave", "join", "korean_phrase", "noun_phrase", "pair_captions", "pairs", "questions", "relation",
-    "render", "render_shifted", "render_video", "sample", "scene", "swappable", "video", "video_captions",
-    "vocabulary",
+    "ATTRIBUTES", "COLORS", "CONTRASTS", "Clips", "Color", "EPISODE_KINDS", "Episodes", "FEW", "Item",
+    "LANGUAGES", "MOTIONS", "NAMES", "NATURAL", "OBJECTS", "Object", "QUESTIONS", "RATE", "RELATIONS",
+    "SAMPLES", "SHIFTS", "SPOKEN_QUESTIONS", "STEADY", "Scenes", "TEMPLATES", "Tokenizer", "VOICES", "askable",
+    "captions", "contrasts", "describe", "draw_pairs", "episodes", "held_out", "interleave", "join",
+    "korean_phrase", "noun_phrase", "pair_captions", "pairs", "questions", "recordings", "relation", "render",
+    "render_shifted", "render_video", "sample", "scene", "speak", "swappable", "utterances", "video",
+    "video_captions", "vocabulary",
 ]  # fmt: skip

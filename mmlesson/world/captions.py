@@ -150,7 +150,7 @@ class Tokenizer:
         self.index = {word: i for i, word in enumerate(self.words)}
         self.pad, self.sot, self.eot = 0, len(self.words) - 2, len(self.words) - 1
         marks = [re.escape(word) for word in self.words[1:-2] if not word.isalpha()]
-        self._pattern = re.compile("|".join([*marks, "[a-z]+"]))
+        self._pattern = re.compile("|".join([*marks, r"[^\W\d_]+"]))
 
     def __len__(self):
         return len(self.words)
