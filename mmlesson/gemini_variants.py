@@ -7,13 +7,10 @@ from mmlesson import world
 from mmlesson.models.flamingo import GatedCrossAttention
 from mmlesson.models.gemini import (
     FIRST_CODE,
-    GRID,
     SOUND,
-    MelEncoder,
     RawFrames,
     Streams,
     exam,
-    places,
     small_gemini,
     train_gemini,
 )
@@ -50,21 +47,18 @@ class Grafted(nn.Module):
         self.embedding, self.scale, self.decoder = reader.embedding, reader.scale, reader.decoder
         self.requires_grad_(False)
         width = self.embedding.embedding_dim
-        fresh = small_gemini()
-        self.codes, self.row, self.column = fresh.embedding, fresh.row, fresh.column
-        self.listener, self.norm = MelEncoder(width), nn.LayerNorm(width)
+        self.senses = small_gemini()  # its embeddings and its listener
+        self.senses.decoder = None
+        self.norm = nn.LayerNorm(width)
         self.decoder.blocks = nn.ModuleList(GraftedBlock(block, width, heads) for block in self.decoder.blocks)
 
     def embed(self, tokens, waves=None):
         """The words of tokens (N, T) as (N, words, width); what stands between them is set as the blocks' media."""
         sensed = (tokens[0] >= FIRST_CODE) | (tokens[0] == SOUND)
         if sensed.any():
-            place = places(tokens).clamp(min=0)
-            media = (self.codes(tokens) + self.row(place // GRID) + self.column(place % GRID)) * self.scale
-            if waves is not None:
-                media = media.masked_scatter((tokens == SOUND)[..., None], self.listener(waves))
+            media = self.norm(self.senses.embed(tokens, waves)[:, sensed])
             for block in self.decoder.blocks:
-                block.media = self.norm(media[:, sensed])
+                block.media = media
         return self.embedding(tokens[:, ~sensed]) * self.scale
 
     def logits(self, states):

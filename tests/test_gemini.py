@@ -166,9 +166,9 @@ def test_streams_of_each_kind_show_training_pairs_and_hold_what_they_need(kind, 
     assert (waves is not None) == (kind in ("hear", "hear_draw", "ask"))
     pictures = {"read": 0, "hear": 0, "watch": 4}.get(kind, 1)
     assert ((tokens >= FIRST_CODE).sum(dim=1) == 64 * pictures).all()
-    if kind not in ("hear_draw", "watch"):
+    if kind in ("read", "draw", "write", "hear"):
         said = " ".join(TOKENIZER.decode(tokens.masked_fill(tokens >= FIRST_CODE, 0)))
-        assert any(name in said for name in ("cat", "고양이", "apple", "사과")) or kind == "ask"
+        assert any(name in said for name in ("cat", "고양이", "apple", "사과"))
     for text in TOKENIZER.decode(tokens.masked_fill(tokens >= FIRST_CODE, 0)):
         for o, name in ((0, "cat"), (24, "apple")):
             for c, color in enumerate(world.COLORS):
@@ -266,8 +266,8 @@ def test_sounds_stand_where_their_tokens_are(listener):
     vectors = encoder(waves)
     assert vectors.shape == (3, SOUNDS, 48)
     changed = waves.clone()
-    changed[:, world.SAMPLES // 2 :] = 0  # the second half is silent: what is heard of the first stays (but for the
-    moved = (encoder(changed) - vectors).abs().amax(dim=-1) > 1e-3  # cut under the loudest, which is in the first)
+    changed[:, world.SAMPLES // 2 :] = 0  # what is heard of the first half stays
+    moved = (encoder(changed) - vectors).abs().amax(dim=-1) > 1e-3
     assert not moved[:, : SOUNDS // 2 - 3].any() and moved[:, SOUNDS // 2 :].any()
 
 
@@ -379,7 +379,7 @@ def test_a_grafted_decoder_is_frozen_and_reads_what_the_media_say(codebook, code
     reader = small_gemini()
     grafted = gemini_variants.Grafted(reader).eval()
     trained = {name.split(".")[0] for name, p in grafted.named_parameters() if p.requires_grad}
-    assert trained == {"codes", "row", "column", "listener", "norm", "decoder"}
+    assert trained == {"senses", "norm", "decoder"}
     assert all(
         "gated" in name for name, p in grafted.named_parameters() if name.startswith("decoder") and p.requires_grad
     )

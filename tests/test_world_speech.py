@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from mmlesson import assets, world
+from mmlesson import assets, make_speech, world
 from mmlesson.world.speech import VOICES, recordings
 
 EVERYONE = VOICES["train"] + VOICES["held_out"]
@@ -96,3 +96,18 @@ def test_a_truncated_recording_is_one_clear_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(assets, "folder", lambda: tmp_path)
     with pytest.raises(ValueError, match="f1.ogg is not what assets/speech.json says: expected"):
         recordings.__wrapped__("f1")
+
+
+def test_resampling_keeps_a_tone_and_drops_what_the_lower_rate_cannot_hold():
+    time = torch.arange(22_050) / 22_050
+    low, high = (torch.sin(2 * torch.pi * hertz * time) for hertz in (440, 6000))
+    kept = make_speech.resampled(low + high, 22_050)
+    expected = torch.sin(2 * torch.pi * 440 * torch.arange(world.RATE) / world.RATE)
+    torch.testing.assert_close(kept, expected, atol=5e-3, rtol=0)
+
+
+def test_trimming_keeps_a_margin_around_what_is_loud():
+    sound = torch.zeros(8000)
+    sound[3000:4000] = 0.5
+    trimmed = make_speech.trimmed(sound)
+    assert len(trimmed) == 160 + 999 + 160 and trimmed[160] == 0.5 and trimmed[159] == 0

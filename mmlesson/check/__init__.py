@@ -88,7 +88,7 @@ class Answer:
                 f"It was called with {_describe(inputs)}."
             ) from error
         for name, x in before.items():
-            if not (torch.equal(x, inputs[name]) if isinstance(x, torch.Tensor) else x == inputs[name]):
+            if not _same(x, inputs[name]):
                 self.fail(f"your function changes its input {name} in place; work on a copy instead.")
         return result
 
@@ -158,6 +158,19 @@ def randn(*shape, seed, dtype=torch.float32):
     """Normal random numbers on the CPU, the same in every dtype."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
+
+
+def _same(a, b):
+    """Whether two inputs are equal; lists and dicts may hold tensors."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(x, b[key]) for key, x in a.items())
+    return a == b
 
 
 def _close(a, b):

@@ -73,12 +73,12 @@ def spoken(pair, language):
     return f"{getattr(world.COLORS[pair[1]], name)} {getattr(world.OBJECTS[pair[0]], name)}"
 
 
-def unseen(n, seed=100, objects=None, codebook=None):
+def unseen(codebook, n, seed=100, objects=None):
     """n pairs that training never shows, as (n, 2) long, and codes (n, GRID, GRID) of a picture of each."""
     scenes = world.sample(n, seed, split="held_out", objects=objects, **world.STEADY)
     pairs = torch.cat([scenes.objects, scenes.colors], dim=1)
     device = next(codebook.parameters()).device
-    chunks = torch.arange(n).split(256)
+    chunks = torch.arange(n).split(128)
     return pairs, torch.cat([codebook.encode(world.render(scenes[c], device=device)).cpu() for c in chunks])
 
 
@@ -454,7 +454,8 @@ class Streams:
 def watched(clips, codebook):
     """Rows for `interleave`: the frames of each clip with their time marks, then what happens."""
     device = next(codebook.parameters()).device
-    codes = codebook.encode(world.render_video(clips, FRAMES, device=device).flatten(0, 1)).cpu()
+    pictures = world.render_video(clips, FRAMES, device=device).flatten(0, 1)
+    codes = torch.cat([codebook.encode(some).cpu() for some in pictures.split(128)])
     frames = codes.unflatten(0, (len(clips), FRAMES))
     marked = [[part for t, c in enumerate(f) for part in (f"<t{t + 1}>", c)] for f in frames]
     return [[*parts, f"<en> {caption} ;"] for parts, caption in zip(marked, world.video_captions(clips))]
@@ -571,7 +572,7 @@ def exam(model, codebook, judge=None, n=192, objects=None, watch=True):
 
     With a judge also pictures drawn for n prompts of unseen pairs, and of spoken ones.
     """
-    pairs, codes = unseen(n, objects=objects, codebook=codebook)
+    pairs, codes = unseen(codebook, n, objects=objects)
     pairs, scores = pairs.tolist(), {}
     for lang in world.LANGUAGES:
         said = say(model, [[c, f"<{lang}>"] for c in codes])

@@ -59,18 +59,16 @@ def speak(phrases, seed=0, voices="train", vary=True):
     Raises ValueError for a word that no voice says.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    names = VOICES.get(voices, (voices,)) if isinstance(voices, str) else list(voices)
-    if not isinstance(voices, str):
-        if len(names) != len(phrases):
-            raise ValueError(f"speak got {len(phrases)} phrases and {len(names)} voices: expected one for each.")
-    else:
-        names = [names[i] for i in torch.randint(len(names), (len(phrases),), generator=generator)]
+    if isinstance(voices, str):
+        names = VOICES.get(voices, (voices,))
+        voices = [names[i] for i in torch.randint(len(names), (len(phrases),), generator=generator)]
+    if len(voices) != len(phrases):
+        raise ValueError(f"speak got {len(phrases)} phrases and {len(voices)} voices: expected one for each.")
     dice = torch.rand(len(phrases), 4, generator=generator).tolist()
-    clips = torch.stack([_clip(*row, vary) for row in zip(phrases, names, dice)])
+    clips = torch.stack([_clip(*row, vary) for row in zip(phrases, voices, dice)])
     if vary:
-        clips = clips + 0.01 * torch.rand(len(clips), 1, generator=generator) * torch.randn(
-            clips.shape, generator=generator
-        )
+        loudness = 0.01 * torch.rand(len(clips), 1, generator=generator)
+        clips = clips + loudness * torch.randn(clips.shape, generator=generator)
     return clips
 
 
