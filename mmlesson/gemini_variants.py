@@ -3,11 +3,14 @@
 import torch
 from torch import nn
 
-from mmlesson import world
-from mmlesson.models.flamingo import GatedCrossAttention
+from mmlesson import assets, world
+from mmlesson.models.clip import clip_resnet
+from mmlesson.models.flamingo import MEDIA_WIDTH, GatedCrossAttention, ProjectedGrid
 from mmlesson.models.gemini import (
     FIRST_CODE,
+    GRID,
     SOUND,
+    MelEncoder,
     RawFrames,
     Streams,
     exam,
@@ -17,8 +20,8 @@ from mmlesson.models.gemini import (
 from mmlesson.train import History
 
 OBJECTS = world.FEW  # a third of all: many short runs have little time
-SENSING = {"write": 24, "hear": 24, "ask": 8}  # the streams of a step that end in words about something sensed
-KINDS = {**SENSING, "read": 8, "draw": 24}
+SENSING = {"write": 16, "hear": 16, "ask": 8}  # the streams of a step that end in words about something sensed
+KINDS = {**SENSING, "read": 8, "draw": 16}
 
 
 class GraftedBlock(nn.Module):
@@ -37,29 +40,41 @@ class GraftedBlock(nn.Module):
 class Grafted(nn.Module):
     """A decoder that has learned from text alone, frozen, with eyes and ears attached afterwards (lesson 06's way).
 
-    Codes and sounds leave the stream and become media that every word may look at: the rows of a batch hold them in the
-    same places, before the words that need them. What embeds them, and the gated layers, are trained. It reads, and it
-    cannot draw, for no code passes through the decoder.
+    The eyes are lesson 02's CLIP, frozen: a picture is restored from its codes and seen as 16 features. The ears are
+    MelEncoder. Pictures and sounds so leave the stream and become media that every word may look at: the rows of a
+    batch hold them in the same places, before the words that need them. Ears, projections and gated layers are trained.
+    It reads, and it cannot draw, for no code passes through the decoder.
     """
 
-    def __init__(self, reader, heads=4):
+    def __init__(self, reader, clip, codebook, heads=4):
         super().__init__()
         self.embedding, self.scale, self.decoder = reader.embedding, reader.scale, reader.decoder
+        self.eyes, self.restored = clip.image_encoder, codebook.decode
+        self.eyes.attnpool = ProjectedGrid(self.eyes.attnpool)
         self.requires_grad_(False)
         width = self.embedding.embedding_dim
-        self.senses = small_gemini()  # its embeddings and its listener
-        self.senses.decoder = None
-        self.norm = nn.LayerNorm(width)
+        self.see, self.listener, self.norm = nn.Linear(MEDIA_WIDTH, width), MelEncoder(width), nn.LayerNorm(width)
         self.decoder.blocks = nn.ModuleList(GraftedBlock(block, width, heads) for block in self.decoder.blocks)
+
+    def train(self, mode=True):
+        """As in any Module, but the eyes stay in eval mode: their BatchNorm must not learn either."""
+        super().train(mode)
+        self.eyes.eval()
+        return self
 
     def embed(self, tokens, waves=None):
         """The words of tokens (N, T) as (N, words, width); what stands between them is set as the blocks' media."""
-        sensed = (tokens[0] >= FIRST_CODE) | (tokens[0] == SOUND)
-        if sensed.any():
-            media = self.norm(self.senses.embed(tokens, waves)[:, sensed])
+        is_code, is_sound = tokens[0] >= FIRST_CODE, tokens[0] == SOUND
+        media = []
+        if is_code.any():
+            codes = (tokens[:, is_code] - FIRST_CODE).unflatten(1, (GRID, GRID))
+            media.append(self.see(self.eyes(self.restored(codes))))
+        if waves is not None:
+            media.append(self.listener(waves))
+        if media:
             for block in self.decoder.blocks:
-                block.media = media
-        return self.embedding(tokens[:, ~sensed]) * self.scale
+                block.media = self.norm(torch.cat(media, dim=1))
+        return self.embedding(tokens[:, ~(is_code | is_sound)]) * self.scale
 
     def logits(self, states):
         return nn.functional.linear(states, self.embedding.weight)
@@ -73,11 +88,16 @@ class Grafted(nn.Module):
 
 
 def grafted(codebook, steps, seed, device):
-    """Half of the steps on text alone, then half with all frozen but the graft: (model, History)."""
+    """Text alone for half as many steps, then `steps` with all frozen but the graft: (model, History of both).
+
+    So it sees and hears as often as the native ones, and it has read before.
+    """
     reader = small_gemini().to(device)
     history, _ = train_gemini(reader, codebook, steps // 2, {"read": sum(SENSING.values())}, OBJECTS, seed=seed)
-    model = Grafted(reader).to(device)
-    more, _ = train_gemini(model, codebook, steps - steps // 2, SENSING, OBJECTS, seed=seed + 1)
+    clip = clip_resnet()
+    clip.load_state_dict(assets.load_weights("clip_resnet"))
+    model = Grafted(reader, clip, codebook).to(device)
+    more, _ = train_gemini(model, codebook, steps, SENSING, OBJECTS, seed=seed + 1)
     return model, History(steps=history.steps + more.steps, loss=history.loss + more.loss,
                           seconds=history.seconds + more.seconds)  # fmt: skip
 

@@ -252,13 +252,22 @@ def make_flamingo(name, about, **build):
     ship(name, model, history, metrics, config, about, half=True, state=state)
 
 
-def make_gemini(name, about, steps):
-    """The decoder of lesson 07, on all kinds of streams; measured by its `exam` after rounding."""
-    model, codebook = gemini.small_gemini().to(device()), trained_codebook()
-    history, _ = gemini.train_gemini(model, codebook, steps, seed=SEED)
+def make_gemini(name, about):
+    """The decoder of lesson 07, by its STAGES; measured by its `exam`, and on say_and_paint, after rounding."""
+    model, codebook, judge = gemini.small_gemini().to(device()), trained_codebook(), picture_judge()
+    history = History()
+    for stage, (steps, kinds, lr) in enumerate(gemini.STAGES):
+        more, _ = gemini.train_gemini(model, codebook, steps, kinds, lr=lr, seed=SEED + stage)
+        history.steps += more.steps
+        history.seconds += more.seconds
     model.half().float().eval()
-    metrics = gemini.exam(model, codebook, picture_judge(), n=384)
-    config = {"streams_in_a_step": gemini.ALL_KINDS, "builder": "mmlesson.models.gemini.small_gemini()"}
+    metrics = gemini.exam(model, codebook, judge, n=384)
+    pairs, _ = gemini.unseen(codebook, 384)
+    waves = world.speak([gemini.spoken(p, "en") for p in pairs.tolist()], 3, voices="held_out")
+    drawn = codebook.decode(gemini.say_and_paint(model, waves, "en")[1])
+    metrics["speech_to_text_to_image"] = (judge(drawn) == pairs).all(dim=1).float().mean()
+    config = {"stages": [[steps, kinds, lr] for steps, kinds, lr in gemini.STAGES]}
+    config["builder"] = "mmlesson.models.gemini.small_gemini()"
     ship(name, model, history, metrics, config, about, half=True)
 
 
@@ -311,9 +320,9 @@ MAKERS = {
     ),
     "flamingo_ablation": lambda name: make_ablation(name, flamingo_variants.VARIANTS, judged_flamingo, steps=300),
     "gemini": lambda name: make_gemini(
-        name, "The decoder of lesson 07: it reads, looks, listens, watches, writes and draws.", steps=2200
+        name, "The decoder of lesson 07: it reads, looks, listens, watches, writes and draws."
     ),
-    "gemini_ablation": lambda name: make_ablation(name, gemini_variants.VARIANTS, judged_gemini, steps=500),
+    "gemini_ablation": lambda name: make_ablation(name, gemini_variants.VARIANTS, judged_gemini, steps=800),
 }
 
 

@@ -293,9 +293,9 @@ def gate_explorer(layers, ask, title="Turn the gates by hand"):
 def draw_explorer(colors, objects, paint, title="Say what it should draw, and how boldly"):
     """Menus for a prompt, sliders for how it is sampled; below, the picture after some of its codes, and the entropies.
 
-    colors, objects: words to choose from. paint(prompt, guidance, temperature, seed): the pictures after 0, 1, ...
-    codes (codes + 1, 3, H, W) in [0, 1], and the entropy of each choice in nats (rows, columns), row by row. What was
-    painted last is kept, so that the slider of codes is quick.
+    colors, objects: words to choose from. paint(prompt, guidance, temperature, seed): the pictures after none and up to
+    all of the codes, equally many from each to the next, (N, 3, H, W) in [0, 1], and the entropy of each choice in nats
+    (rows, columns). What was painted last is kept, so that the slider of codes is quick.
     """
     painted = {}
 
@@ -307,10 +307,11 @@ def draw_explorer(colors, objects, paint, title="Say what it should draw, and ho
             painted[asked] = plots._pictures(pictures), plots._array(entropy)
         pictures, entropy = painted[asked]
         shown = round(codes * (len(pictures) - 1))
+        drawn = shown * entropy.size // (len(pictures) - 1)
         fig = plots._figure(plots.WIDTH, 2.7, title)
         growing, whole, unsure = fig.subplots(1, 3)
         for ax, picture, heading in (
-            (growing, pictures[shown], f"after {shown} codes"),
+            (growing, pictures[shown], f"after {drawn} codes"),
             (whole, pictures[-1], f"{color} {object}"),
         ):
             ax.imshow(picture)
@@ -321,13 +322,13 @@ def draw_explorer(colors, objects, paint, title="Say what it should draw, and ho
         unsure.axis("off")
         fig.colorbar(heat, ax=unsure, label="nats", shrink=0.8)
         sentence = (
-            f"{color} {object}, guidance {guidance:g}, temperature {temperature:g}, seed {seed}: {shown} of "
-            f"{len(pictures) - 1} codes; a choice has {entropy.mean():.1f} nats of entropy on average."
+            f"{color} {object}, guidance {guidance:g}, temperature {temperature:g}, seed {seed}: {drawn} of "
+            f"{entropy.size} codes; a choice has {entropy.mean():.1f} nats of entropy on average."
         )
         return fig, sentence
 
     return explore(
-        draw, color=colors, object=objects, guidance=(1.0, 8.0, 0.5), temperature=(0.0, 1.5, 0.1), seed=(0, 20),
+        draw, color=colors, object=objects, guidance=(0.0, 4.0, 0.5), temperature=(0.0, 1.5, 0.1), seed=(0, 20),
         codes=ipywidgets.FloatSlider(value=1.0, max=1.0, step=1 / 16, description="share of codes"),
     )  # fmt: skip
 
@@ -346,7 +347,7 @@ def listen_explorer(colors, objects, languages, voices, listen, title="Say it, s
         left.imshow(plots._array(found["mel"]), origin="lower", aspect="auto", cmap=plots.MAGNITUDE)
         left.set(xlabel="time (10 ms)", ylabel="mel band", title=f"{voice}: {color} {object}")
         right.imshow(plots._pictures(found["picture"][None])[0])
-        right.set_title("drawn from the sound", loc="center")
+        right.set_title("drawn from what it heard", loc="center")
         right.axis("off")
         verdict = "as it was said" if found["heard"] == found["said"] else f"but it was {found['said']!r}"
         return fig, f"{voice} says {found['said']!r}; the model writes {found['heard']!r}, {verdict}."

@@ -210,6 +210,12 @@ def test_matrix_of_numbers(figures, capsys):
     assert said(capsys) == expected
 
 
+def test_matrix_leaves_open_what_is_not_there(figures, capsys):
+    plots.matrix([[0.5, float("nan")]], ["a"], ["x", "y"], "One is missing", fmt=".0%")
+    assert {"50%", "–"} <= {t for t, _ in texts(figures[0])}
+    assert said(capsys) == "One is missing. 1 by 2 numbers from 50% to 50%, 1 of them not finite."
+
+
 def test_matrix_of_a_fully_masked_row(capsys):
     plots.matrix(torch.full((1, 2), float("nan")), ["query"], ["a", "b"])
     assert said(capsys) == "1 by 2 numbers, 2 of them not finite."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlesson import assets, flamingo_variants
+from mmlesson import assets, flamingo_variants, gemini_variants
 from mmlesson.make_assets import VARIANTS
 from mmlesson.scoreboard import CHANCE
 
@@ -76,3 +76,14 @@ def test_flamingos_ablation_holds_every_variant_and_seed():
     for boards in ablation["boards"].values():
         assert len(boards) == len(ablation["seeds"]) == 3
         assert all(set(board) == tasks and all(0 <= score <= 1 for score in board.values()) for board in boards)
+
+
+def test_geminis_ablation_holds_every_variant_and_seed():
+    ablation = json.loads((FOLDER / "gemini_ablation.json").read_text(encoding="utf-8"))
+    assert list(ablation["boards"]) == list(gemini_variants.VARIANTS)
+    for variant, boards in ablation["boards"].items():
+        assert len(boards) == len(ablation["seeds"]) == 3
+        for board in boards:
+            assert all(0 <= score <= 1 for name, score in board.items() if name not in ("seconds", "logits"))
+            assert ("text_to_image" in board) == ("logits" in board) == (variant != "grafted")
+            assert set(board.get("logits", gemini_variants.KINDS)) == set(gemini_variants.KINDS)

@@ -251,13 +251,13 @@ def test_draw_explorer_paints_once_and_grows():
 
     def paint(prompt, guidance, temperature, seed):
         asked.append((prompt, guidance, temperature, seed))
-        return torch.linspace(0, 1, 5).view(5, 1, 1, 1).expand(5, 3, 8, 8), torch.full((2, 2), 1.5)
+        return torch.linspace(0, 1, 5).view(5, 1, 1, 1).expand(5, 3, 8, 8), torch.full((4, 2), 1.5)
 
     explorer = widgets.draw_explorer(["red", "blue"], ["cat", "dog"], paint)
-    assert asked == [("red cat", 4.5, 0.7, 10)] or len(asked) == 1
-    assert "4 of 4 codes" in explorer.sentence and "1.5 nats" in explorer.sentence
+    assert asked == [("red cat", 2.0, pytest.approx(0.7), 10)]
+    assert "8 of 8 codes" in explorer.sentence and "1.5 nats" in explorer.sentence
     explorer.controls["codes"].value = 0.5
-    assert len(asked) == 1 and "2 of 4 codes" in explorer.sentence
+    assert len(asked) == 1 and "4 of 8 codes" in explorer.sentence
     explorer.controls["color"].value = "blue"
     explorer.controls["seed"].value = 3
     assert [a[0] for a in asked] == ["red cat", "blue cat", "blue cat"] and asked[-1][-1] == 3

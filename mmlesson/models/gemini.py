@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'KOREAN', 'TOKENIZER', 'IMAGE', 'END_IMAGE', 'AUDIO', 'SOUND', 'END_AUDIO', 'END', 'FIRST_CODE', 'VOCABULARY',
-           'GRID', 'FRAMES', 'SOUNDS', 'SPEECH', 'ALL_KINDS', 'sharpen', 'phrase', 'spoken', 'unseen', 'Judge',
-           'interleave', 'mel_filters', 'log_mel', 'MelEncoder', 'RawFrames', 'HeadNorm', 'GroupedQueryAttention',
-           'SwiGLU', 'DecoderBlock', 'Decoder', 'places', 'GeminiStyle', 'small_gemini', 'token_weights',
-           'next_token_loss', 'Streams', 'watched', 'train_gemini', 'equally_long', 'say', 'pick', 'paint', 'share',
-           'exam', 'motions_named', 'from_chameleon']
+           'GRID', 'FRAMES', 'SOUNDS', 'SPEECH', 'ALL_KINDS', 'LATER_KINDS', 'STAGES', 'sharpen', 'phrase', 'spoken',
+           'unseen', 'Judge', 'interleave', 'mel_filters', 'log_mel', 'MelEncoder', 'RawFrames', 'HeadNorm',
+           'GroupedQueryAttention', 'SwiGLU', 'DecoderBlock', 'Decoder', 'places', 'GeminiStyle', 'small_gemini',
+           'token_weights', 'next_token_loss', 'Streams', 'watched', 'train_gemini', 'equally_long', 'say', 'pick',
+           'paint', 'say_and_paint', 'share', 'exam', 'motions_named', 'from_chameleon']
 
 # %% ../../notebooks/07_gemini.ipynb #imports
 import math
@@ -371,6 +371,8 @@ def next_token_loss(logits, tokens, weights, z_weight=1e-4):
 
 # %% ../../notebooks/07_gemini.ipynb #streams
 ALL_KINDS = {"read": 8, "draw": 48, "write": 32, "hear": 32, "hear_draw": 8, "ask": 8, "watch": 8}  # in a step
+LATER_KINDS = {"read": 4, "draw": 12, "write": 8, "hear": 16, "hear_draw": 8, "say_draw": 12, "ask": 4, "look": 16,
+               "watch": 24}  # fmt: skip
 
 
 class Streams:
@@ -378,8 +380,8 @@ class Streams:
 
     What a row is to teach is its last part: the name of a picture, the picture of a name. The rest is given.
 
-    codebook: a trained ImageCodebook. objects: indices of those that may appear; None is all 96. Sounds are of the
-    voices for training, pictures and clips show the pairs for training.
+    codebook: a trained ImageCodebook. objects: indices of those that may appear; None is all 96, and clips show all in
+    any case. Sounds are of the voices for training, pictures and clips show the pairs for training.
     """
 
     def __init__(self, codebook, seed, objects=None):
@@ -429,6 +431,13 @@ class Streams:
         said = [spoken(p, lang) for p, lang in zip(pairs, self.languages(n))]
         return [[SPEECH, c] for c in codes], world.speak(said, self.generator)
 
+    def say_draw(self, n):
+        """Speech, what was said, a picture of it: <audio> ... </audio> <en> red cat ; <image> ... </image>"""
+        pairs, codes = self.pictures(n)
+        said = [(spoken(p, lang), lang) for p, lang in zip(pairs, self.languages(n))]
+        rows = [[SPEECH, f"<{lang}> {words} ;", c] for c, (words, lang) in zip(codes, said)]
+        return rows, world.speak([words for words, _ in said], self.generator)
+
     def ask(self, n):
         """A picture, a spoken question, its answer: <image> ... </image> <audio> ... </audio> <en> red ;"""
         pairs, codes = self.pictures(n)
@@ -439,6 +448,14 @@ class Streams:
             rows.append([c, SPEECH, f"<{lang}> {color_and_object[1 - asked]} ;"])
             said.append(world.SPOKEN_QUESTIONS[lang][asked])
         return rows, world.speak(said, self.generator)
+
+    def look(self, n):
+        """One moment of a clip, small and tilted, then its name: <image> ... </image> <en> a red cat ;"""
+        clips = world.video(n, self.generator)
+        moments = world.render(clips.at(torch.rand(1, generator=self.generator)), device=self.device)
+        named = zip(clips.objects.tolist(), clips.colors.tolist(), self.languages(n))
+        words = [f"<{lang}> {phrase(pair, lang)} ;" for *pair, lang in named]
+        return [[c, text] for c, text in zip(self.codebook.encode(moments).cpu(), words)], None
 
     def watch(self, n):
         """A clip, frame by frame, then what happens: <t1> <image> ... </image> <t2> ... <en> a red cat spins left ;"""
@@ -461,6 +478,13 @@ def watched(clips, codebook):
     return [[*parts, f"<en> {caption} ;"] for parts, caption in zip(marked, world.video_captions(clips))]
 
 # %% ../../notebooks/07_gemini.ipynb #train
+STAGES = (  # of the long run: steps, streams in a step, lr
+    (2200, ALL_KINDS, 0.015),
+    (2700, LATER_KINDS, 0.01),
+    (1100, {**LATER_KINDS, "write": 16, "hear": 24}, 0.006),
+)
+
+
 def train_gemini(model, codebook, steps, kinds=ALL_KINDS, objects=None, lr=0.015, image_weight=0.5, seed=0,
                  measure=None, measure_every=100):  # fmt: skip
     """Train a GeminiStyle in place on all kinds of streams at once; returns the History and the curves by kind.
@@ -534,7 +558,7 @@ def pick(logits, temperature=1.0, top_k=None, generator=None):
 
 
 @torch.no_grad()
-def paint(model, rows, waves=None, guidance=3.0, temperature=0.7, top_k=None, seed=0):
+def paint(model, rows, waves=None, guidance=2.0, temperature=0.7, top_k=None, seed=0):
     """A picture after each row, code by code: codes (N, GRID, GRID) long, and the entropy of each choice in nats.
 
     guidance: classifier-free, the logits are u + guidance * (c - u), where c has read the row and u nothing (Ho &
@@ -560,6 +584,12 @@ def paint(model, rows, waves=None, guidance=3.0, temperature=0.7, top_k=None, se
             drawn = codes[group, place][:, None] + FIRST_CODE
             x = u = model.embed(drawn, place=torch.full_like(start, place))
     return codes.unflatten(1, (GRID, GRID)), entropies.unflatten(1, (GRID, GRID))
+
+
+def say_and_paint(model, waves, language):
+    """Speech to picture by way of words, in one stream: what it has heard (N strings), then codes (N, GRID, GRID)."""
+    said = say(model, [[SPEECH, f"<{language}>"]] * len(waves), waves)
+    return said, paint(model, [[SPEECH, f"<{language}> {words} ;"] for words in said], waves)[0]
 
 # %% ../../notebooks/07_gemini.ipynb #exam
 def share(said, wanted):
