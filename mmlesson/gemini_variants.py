@@ -17,7 +17,6 @@ from mmlesson.models.gemini import (
     small_gemini,
     train_gemini,
 )
-from mmlesson.train import History
 
 OBJECTS = world.FEW  # a third of all: many short runs have little time
 SENSING = {"write": 16, "hear": 16, "ask": 8}  # the streams of a step that end in words about something sensed
@@ -98,8 +97,7 @@ def grafted(codebook, steps, seed, device):
     clip.load_state_dict(assets.load_weights("clip_resnet"))
     model = Grafted(reader, clip, codebook).to(device)
     more, _ = train_gemini(model, codebook, steps, SENSING, OBJECTS, seed=seed + 1)
-    return model, History(steps=history.steps + more.steps, loss=history.loss + more.loss,
-                          seconds=history.seconds + more.seconds)  # fmt: skip
+    return model, history + more
 
 
 VARIANTS = {  # what small_gemini is built with

@@ -98,7 +98,7 @@ def make_codebook(name, about, steps, sharpening):
     codebook.half().float().eval()
     metrics = dict(zip(("first_mean_absolute_error", "first_judged_right"), restored(codebook)))
     more = gemini.sharpen(codebook.train(), frozen_clip("clip_vit"), sharpening, seed=SEED)
-    history = History(steps=history.steps + more.steps, seconds=history.seconds + more.seconds)
+    history += more
     codebook.half().float().eval()
     metrics |= dict(zip(("mean_absolute_error", "judged_right"), restored(codebook)))
     metrics["codes_used"] = len(codebook.encode(images).unique())
@@ -237,8 +237,7 @@ def make_flamingo(name, about, **build):
     history = History()
     for stage, (steps, kinds, lr) in enumerate(FLAMINGO_STAGES):
         more = flamingo.train_flamingo(model, steps, kinds, batch_size=4, lr=lr, seed=SEED + stage)
-        history.steps += more.steps
-        history.seconds += more.seconds
+        history += more
         with torch.no_grad():
             for p in model.parameters():
                 p.copy_(p.half())
@@ -258,8 +257,7 @@ def make_gemini(name, about):
     history = History()
     for stage, (steps, kinds, lr) in enumerate(gemini.STAGES):
         more, _ = gemini.train_gemini(model, codebook, steps, kinds, lr=lr, seed=SEED + stage)
-        history.steps += more.steps
-        history.seconds += more.seconds
+        history += more
     model.half().float().eval()
     metrics = gemini.exam(model, codebook, judge, n=384)
     pairs, _ = gemini.unseen(codebook, 384)

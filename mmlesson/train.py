@@ -3,7 +3,7 @@
 import io
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,6 +26,10 @@ class History:
     grad_norm: list = field(default_factory=list)
     measures: list = field(default_factory=list)
     seconds: float = 0.0
+
+    def __add__(self, more):
+        """One training after another: the entries of both, which keep their own counts of steps, and all seconds."""
+        return History(*(getattr(self, part.name) + getattr(more, part.name) for part in fields(self)))
 
     def measured(self, name, against="step"):
         """(x, y): the measurement `name` over the steps (or over the "seconds"), ready for plots.curves."""

@@ -5,7 +5,7 @@ import torch
 from optional import absent
 from torch import nn
 
-from mmlesson.train import Muon, fit, orthogonalized, warmup_cosine
+from mmlesson.train import History, Muon, fit, orthogonalized, warmup_cosine
 
 
 def linear_task(seed=0):
@@ -251,3 +251,10 @@ def test_orthogonalized_keeps_singular_vectors_and_levels_their_values():
         values = u.T @ orthogonalized(matrix) @ v.T
         torch.testing.assert_close(values, torch.diag(values.diag()), atol=1e-4, rtol=0)
         assert (values.diag() > 0.6).all() and (values.diag() < 1.3).all()
+
+
+def test_two_histories_are_added_up():
+    first = History(steps=[0, 1], loss=[3.0, 2.0], lr=[0.1, 0.2], measures=[{"step": 0}], seconds=1.5)
+    both = first + History(steps=[0], loss=[1.0], lr=[0.3], grad_norm=[9.0], measures=[{"step": 1}], seconds=2.0)
+    assert both == History([0, 1, 0], [3.0, 2.0, 1.0], [0.1, 0.2, 0.3], [9.0], [{"step": 0}, {"step": 1}], 3.5)
+    assert first.steps == [0, 1] and first.seconds == 1.5  # unchanged

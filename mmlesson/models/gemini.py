@@ -392,6 +392,10 @@ class Streams:
     def languages(self, n):
         return [world.LANGUAGES[i] for i in torch.randint(2, (n,), generator=self.generator).tolist()]
 
+    def both_languages(self, n):
+        """n pairs of languages, in either order."""
+        return [("en", "ko") if first == "en" else ("ko", "en") for first in self.languages(n)]
+
     def pictures(self, n):
         """n pairs (object, color) as a list, and the codes of a picture of each: (n, GRID, GRID)."""
         scenes = world.sample(n, self.generator, objects=self.objects, **world.STEADY)
@@ -401,15 +405,14 @@ class Streams:
     def read(self, n):
         """A name in one language, then in the other: a red cat <ko> 빨간색 고양이 ;"""
         pairs = world.draw_pairs(n, "train", self.generator, self.objects).tolist()
-        ways = [("en", "ko") if lang == "en" else ("ko", "en") for lang in self.languages(n)]
-        return [[phrase(p, a), f"<{b}> {phrase(p, b)} ;"] for p, (a, b) in zip(pairs, ways)], None
+        named = zip(pairs, self.both_languages(n))
+        return [[phrase(p, a), f"<{b}> {phrase(p, b)} ;"] for p, (a, b) in named], None
 
     def write(self, n):
         """A picture, then its name in both languages: <image> ... </image> <en> a red cat ; <ko> 빨간색 고양이 ;"""
         pairs, codes = self.pictures(n)
-        order = [("en", "ko") if lang == "en" else ("ko", "en") for lang in self.languages(n)]
-        named = [" ".join(f"<{lang}> {phrase(p, lang)} ;" for lang in langs) for p, langs in zip(pairs, order)]
-        return [[c, words] for c, words in zip(codes, named)], None
+        named = zip(codes, pairs, self.both_languages(n))
+        return [[c, " ".join(f"<{lang}> {phrase(p, lang)} ;" for lang in langs)] for c, p, langs in named], None
 
     def draw(self, n):
         """A name, then a picture of it: a red cat <image> ... </image>; one in ten has no name (for guidance)."""
