@@ -26,7 +26,7 @@ lab: $(LAB_STAMP)  ## install what is missing and open the course in JupyterLab
 test: export MMLESSON_RESULTS := $(CURDIR)/test-artifacts/results
 test: $(TEST_STAMP)  ## run every test and every notebook
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+	$(PYTHON) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-current-env --nbval-cell-timeout=3600
 
 student: $(LAB_STAMP)  ## build the student edition in student/ (keeps every file that exists)
 	$(PYTHON) -m mmlesson student
@@ -42,7 +42,7 @@ export: $(TEST_STAMP)  ## write mmlesson/models from the notebooks' "#| export" 
 execute: $(TEST_STAMP)  ## run every notebook in place, in order, and store its outputs
 	@set -e; for notebook in $(NOTEBOOKS); do \
 	  echo "$$notebook"; \
-	  $(VENV)/bin/jupyter execute --inplace --timeout 900 --kernel_name=python3 "$$notebook"; \
+	  $(VENV)/bin/jupyter execute --inplace --timeout 3600 --kernel_name=python3 "$$notebook"; \
 	  $(VENV)/bin/nbstripout --keep-output --keep-count --keep-id \
 	    --extra-keys "metadata.widgets metadata.language_info.version" "$$notebook"; \
 	done

@@ -254,17 +254,14 @@ def make_flamingo(name, about, **build):
 def make_gemini(name, about):
     """The decoder of lesson 07, by its STAGES; measured by its `exam`, and on say_and_paint, after rounding."""
     model, codebook, judge = gemini.small_gemini().to(device()), trained_codebook(), picture_judge()
-    history = History()
-    for stage, (steps, kinds, lr) in enumerate(gemini.STAGES):
-        more, _ = gemini.train_gemini(model, codebook, steps, kinds, lr=lr, seed=SEED + stage)
-        history += more
+    history = gemini.train_stages(model, codebook, SEED)
     model.half().float().eval()
     metrics = gemini.exam(model, codebook, judge, n=384)
     pairs, _ = gemini.unseen(codebook, 384)
     waves = world.speak([gemini.spoken(p, "en") for p in pairs.tolist()], 3, voices="held_out")
     drawn = codebook.decode(gemini.say_and_paint(model, waves, "en")[1])
     metrics["speech_to_text_to_image"] = (judge(drawn) == pairs).all(dim=1).float().mean()
-    config = {"stages": [[steps, kinds, lr] for steps, kinds, lr in gemini.STAGES]}
+    config = {"stages": [list(stage) for stage in gemini.STAGES]}
     config["builder"] = "mmlesson.models.gemini.small_gemini()"
     ship(name, model, history, metrics, config, about, half=True)
 

@@ -12,6 +12,7 @@ from transformers import ChameleonConfig, ChameleonModel, WhisperFeatureExtracto
 from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAEVectorQuantizer
 
 from mmlesson import gemini_variants, world
+from mmlesson.models import gemini
 from mmlesson.models.clip import clip_resnet
 from mmlesson.models.flava import ImageCodebook, fsq
 from mmlesson.models.gemini import (
@@ -31,6 +32,7 @@ from mmlesson.models.gemini import (
     MelEncoder,
     RawFrames,
     Streams,
+    TractLength,
     from_chameleon,
     interleave,
     log_mel,
@@ -48,6 +50,7 @@ from mmlesson.models.gemini import (
     spoken,
     token_weights,
     train_gemini,
+    train_stages,
     watched,
 )
 
@@ -279,6 +282,37 @@ def test_sounds_stand_where_their_tokens_are(listener):
     changed[:, world.SAMPLES // 2 :] = 0  # what is heard of the first half stays
     moved = (encoder(changed) - vectors).abs().amax(dim=-1) > 1e-3
     assert not moved[:, : SOUNDS // 2 - 3].any() and moved[:, SOUNDS // 2 :].any()
+
+
+def test_a_tract_length_moves_each_clips_bands_by_a_factor_of_its_own():
+    torch.manual_seed(0)
+    bands = torch.arange(40.0)[None, :, None].expand(64, 40, 3)  # every band holds its own number
+    tract = TractLength(most=0.2)
+    varied = tract(bands)
+    stretch = varied[:, 1:2]  # where band 1 is read
+    assert (stretch >= 0.8).all() and (stretch <= 1.2).all() and stretch.std() > 0.05
+    torch.testing.assert_close(varied, (bands * stretch).clamp(max=39))  # beyond the top band: the top band
+    assert torch.equal(tract.eval()(bands), bands)
+    assert torch.equal(TractLength()(bands), bands)  # most = 0
+
+
+def test_stages_follow_each_other_with_their_own_rates_seeds_and_voices(codebook, monkeypatch):
+    monkeypatch.setattr(gemini, "STAGES", ((2, {"hear": 4}, 0.01, 0.0), (2, {"hear": 4, "read": 2}, 0.005, 0.2)))
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = small_gemini(layers=1)
+        history = train_stages(model, codebook, seed=5)
+        ends.append(model.state_dict())
+    assert len(history.loss) == 4 and max(history.lr[:2]) > max(history.lr[2:]) and model.listener.tract.most == 0.2
+    assert all(torch.equal(a, b) for a, b in zip(*(end.values() for end in ends)))
+    torch.manual_seed(0)
+    by_hand = small_gemini(layers=1)
+    train_gemini(by_hand, codebook, 2, {"hear": 4}, lr=0.01, seed=5)
+    torch.manual_seed(6)
+    by_hand.listener.tract.most = 0.2
+    train_gemini(by_hand, codebook, 2, {"hear": 4, "read": 2}, lr=0.005, seed=6)
+    assert all(torch.equal(a, b) for a, b in zip(by_hand.state_dict().values(), ends[0].values()))
 
 
 def test_the_loss_by_hand(codes):

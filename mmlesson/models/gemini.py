@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['MARKS', 'KOREAN', 'TOKENIZER', 'IMAGE', 'END_IMAGE', 'AUDIO', 'SOUND', 'END_AUDIO', 'END', 'FIRST_CODE', 'VOCABULARY',
            'GRID', 'FRAMES', 'SOUNDS', 'SPEECH', 'ALL_KINDS', 'LATER_KINDS', 'STAGES', 'sharpen', 'phrase', 'spoken',
-           'unseen', 'Judge', 'interleave', 'mel_filters', 'log_mel', 'MelEncoder', 'RawFrames', 'HeadNorm',
-           'GroupedQueryAttention', 'SwiGLU', 'DecoderBlock', 'Decoder', 'places', 'GeminiStyle', 'small_gemini',
-           'token_weights', 'next_token_loss', 'Streams', 'watched', 'train_gemini', 'equally_long', 'say', 'pick',
-           'paint', 'say_and_paint', 'share', 'exam', 'motions_named', 'from_chameleon']
+           'unseen', 'Judge', 'interleave', 'mel_filters', 'log_mel', 'TractLength', 'MelEncoder', 'RawFrames',
+           'HeadNorm', 'GroupedQueryAttention', 'SwiGLU', 'DecoderBlock', 'Decoder', 'places', 'GeminiStyle',
+           'small_gemini', 'token_weights', 'next_token_loss', 'Streams', 'watched', 'train_gemini', 'train_stages',
+           'equally_long', 'say', 'pick', 'paint', 'say_and_paint', 'share', 'exam', 'motions_named', 'from_chameleon']
 
 # %% ../../notebooks/07_gemini.ipynb #imports
 import math
@@ -19,7 +19,7 @@ from mmlesson import world
 from mmlesson.models.encoders import attention  # built in lesson 01
 from mmlesson.models.flamingo import rotate  # built in lesson 06
 from mmlesson.models.flava import ImageCodebook  # built in lesson 05
-from mmlesson.train import Muon, fit, warmup_cosine
+from mmlesson.train import History, Muon, fit, warmup_cosine
 
 MARKS = ("</image>", "<audio>", "<sound>", "</audio>", "<t1>", "<t2>", "<t3>", "<t4>", "<en>", "<ko>")
 KOREAN = sorted({word for text in world.utterances("ko") for word in text.split()})
@@ -151,6 +151,28 @@ def log_mel(waves, bands=40, n_fft=256, hop=80, rate=world.RATE):
     return (logs.maximum(logs.amax(dim=(1, 2), keepdim=True) - 8) + 4) / 4
 
 # %% ../../notebooks/07_gemini.ipynb #audio
+class TractLength(nn.Module):
+    """In training: spectrograms as if vocal tracts were longer or shorter, (N, bands, T) -> the same.
+
+    Each clip's bands are read at a multiple of their place, drawn from 1 - most to 1 + most. Like dropout it draws from
+    torch's own generator (Jaitly & Hinton 2013, "Vocal tract length perturbation improves speech recognition").
+    """
+
+    def __init__(self, most=0.0):
+        super().__init__()
+        self.most = most
+
+    def forward(self, mels):
+        if not self.training or self.most == 0:
+            return mels
+        stretch = 1 + self.most * (2 * torch.rand(len(mels), 1, device=mels.device) - 1)
+        top = mels.shape[1] - 1
+        place = (torch.arange(top + 1, device=mels.device) * stretch).clamp(max=top)  # (N, bands), between two bands
+        below = place.long()
+        low, high = (mels.take_along_dim(band[..., None], dim=1) for band in (below, (below + 1).clamp(max=top)))
+        return low.lerp(high, (place - below)[..., None])
+
+
 class MelEncoder(nn.Module):
     """Log-mel, then three convolutions of stride 2: waves (M, samples) -> (M, SOUNDS, width).
 
@@ -159,6 +181,7 @@ class MelEncoder(nn.Module):
 
     def __init__(self, width, bands=40):
         super().__init__()
+        self.tract = TractLength()
         self.convolutions = nn.Sequential(
             nn.Conv1d(bands, 96, 3, stride=2, padding=1), nn.GELU(),
             nn.Conv1d(96, 128, 3, stride=2, padding=1), nn.GELU(),
@@ -168,7 +191,7 @@ class MelEncoder(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, waves):
-        return self.out(self.norm(self.convolutions(log_mel(waves)).transpose(1, 2)))
+        return self.out(self.norm(self.convolutions(self.tract(log_mel(waves))).transpose(1, 2)))
 
 
 class RawFrames(nn.Module):
@@ -481,11 +504,13 @@ def watched(clips, codebook):
     return [[*parts, f"<en> {caption} ;"] for parts, caption in zip(marked, world.video_captions(clips))]
 
 # %% ../../notebooks/07_gemini.ipynb #train
-STAGES = (  # of the long run: steps, streams in a step, lr
-    (2200, ALL_KINDS, 0.015),
-    (2700, LATER_KINDS, 0.01),
-    (1100, {**LATER_KINDS, "write": 16, "hear": 24}, 0.006),
-)
+STAGES = (  # of the long run: steps, streams in a step, lr, change of the vocal tract
+    (2200, ALL_KINDS, 0.015, 0.0),
+    (2700, LATER_KINDS, 0.01, 0.0),
+    (2000, {**LATER_KINDS, "write": 12, "hear": 48, "look": 12, "watch": 20}, 0.008, 0.2),
+    (1200, {**LATER_KINDS, "draw": 8, "write": 12, "hear": 96, "hear_draw": 4, "say_draw": 8, "look": 8, "watch": 16},
+     0.005, 0.2),
+)  # fmt: skip
 
 
 def train_gemini(model, codebook, steps, kinds=ALL_KINDS, objects=None, lr=0.015, image_weight=0.5, seed=0,
@@ -521,6 +546,17 @@ def train_gemini(model, codebook, steps, kinds=ALL_KINDS, objects=None, lr=0.015
     history = fit(model, batch_loss, optimizer, steps, schedule, measure=measure, measure_every=measure_every, clip=1.0,
                   label="one stream")  # fmt: skip
     return history, curves
+
+
+def train_stages(model, codebook, seed=0):
+    """The long run, by STAGES, in place; returns the History."""
+    history = History()
+    for stage, (steps, kinds, lr, most) in enumerate(STAGES):
+        torch.manual_seed(seed + stage)  # of TractLength; the streams have a generator of their own
+        model.listener.tract.most = most
+        more, _ = train_gemini(model, codebook, steps, kinds, lr=lr, seed=seed + stage)
+        history += more
+    return history
 
 # %% ../../notebooks/07_gemini.ipynb #sample
 def equally_long(rows, waves=None, most=64):
