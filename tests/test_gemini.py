@@ -287,16 +287,16 @@ def test_sounds_stand_where_their_tokens_are(listener):
 def test_a_tract_length_moves_each_clips_bands_by_a_factor_of_its_own():
     torch.manual_seed(0)
     bands = torch.arange(40.0)[None, :, None].expand(64, 40, 3)  # every band holds its own number
-    tract = TractLength(most=0.2)
+    tract = TractLength(spread=0.2)
     varied = tract(bands)
     stretch = varied[:, 1:2]  # where band 1 is read
     assert (stretch >= 0.8).all() and (stretch <= 1.2).all() and stretch.std() > 0.05
     torch.testing.assert_close(varied, (bands * stretch).clamp(max=39))  # beyond the top band: the top band
     assert torch.equal(tract.eval()(bands), bands)
-    assert torch.equal(TractLength()(bands), bands)  # most = 0
+    assert torch.equal(TractLength()(bands), bands)  # spread = 0
 
 
-def test_stages_follow_each_other_with_their_own_rates_seeds_and_voices(codebook, monkeypatch):
+def test_stages_follow_each_other_with_their_own_rates_seeds_and_spreads(codebook, monkeypatch):
     monkeypatch.setattr(gemini, "STAGES", ((2, {"hear": 4}, 0.01, 0.0), (2, {"hear": 4, "read": 2}, 0.005, 0.2)))
     ends = []
     for _ in range(2):
@@ -304,13 +304,13 @@ def test_stages_follow_each_other_with_their_own_rates_seeds_and_voices(codebook
         model = small_gemini(layers=1)
         history = train_stages(model, codebook, seed=5)
         ends.append(model.state_dict())
-    assert len(history.loss) == 4 and max(history.lr[:2]) > max(history.lr[2:]) and model.listener.tract.most == 0.2
+    assert len(history.loss) == 4 and max(history.lr[:2]) > max(history.lr[2:]) and model.listener.tract.spread == 0
     assert all(torch.equal(a, b) for a, b in zip(*(end.values() for end in ends)))
     torch.manual_seed(0)
     by_hand = small_gemini(layers=1)
     train_gemini(by_hand, codebook, 2, {"hear": 4}, lr=0.01, seed=5)
     torch.manual_seed(6)
-    by_hand.listener.tract.most = 0.2
+    by_hand.listener.tract.spread = 0.2
     train_gemini(by_hand, codebook, 2, {"hear": 4, "read": 2}, lr=0.005, seed=6)
     assert all(torch.equal(a, b) for a, b in zip(by_hand.state_dict().values(), ends[0].values()))
 

@@ -154,18 +154,18 @@ def log_mel(waves, bands=40, n_fft=256, hop=80, rate=world.RATE):
 class TractLength(nn.Module):
     """In training: spectrograms as if vocal tracts were longer or shorter, (N, bands, T) -> the same.
 
-    Each clip's bands are read at a multiple of their place, drawn from 1 - most to 1 + most. Like dropout it draws from
-    torch's own generator (Jaitly & Hinton 2013, "Vocal tract length perturbation improves speech recognition").
+    Each clip's bands are read at a multiple of their place, drawn from 1 - spread to 1 + spread. Like dropout it draws
+    from torch's own generator (Jaitly & Hinton 2013, "Vocal tract length perturbation improves speech recognition").
     """
 
-    def __init__(self, most=0.0):
+    def __init__(self, spread=0.0):
         super().__init__()
-        self.most = most
+        self.spread = spread
 
     def forward(self, mels):
-        if not self.training or self.most == 0:
+        if not self.training or self.spread == 0:
             return mels
-        stretch = 1 + self.most * (2 * torch.rand(len(mels), 1, device=mels.device) - 1)
+        stretch = 1 + self.spread * (2 * torch.rand(len(mels), 1, device=mels.device) - 1)
         top = mels.shape[1] - 1
         place = (torch.arange(top + 1, device=mels.device) * stretch).clamp(max=top)  # (N, bands), between two bands
         below = place.long()
@@ -425,6 +425,12 @@ class Streams:
         pairs = torch.cat([scenes.objects, scenes.colors], dim=1).tolist()
         return pairs, self.codebook.encode(world.render(scenes, device=self.device)).cpu()
 
+    def aloud(self, pairs):
+        """Each pair said in one of the languages: what is to be written of it, <en> red cat ; and the sounds."""
+        said = [(spoken(p, lang), lang) for p, lang in zip(pairs, self.languages(len(pairs)))]
+        waves = world.speak([words for words, _ in said], self.generator)
+        return [f"<{lang}> {words} ;" for words, lang in said], waves
+
     def read(self, n):
         """A name in one language, then in the other: a red cat <ko> 빨간색 고양이 ;"""
         pairs = world.draw_pairs(n, "train", self.generator, self.objects).tolist()
@@ -447,22 +453,19 @@ class Streams:
     def hear(self, n):
         """Speech, then what was said: <audio> ... </audio> <en> red cat ;"""
         pairs = world.draw_pairs(n, "train", self.generator, self.objects).tolist()
-        said = [(spoken(p, lang), lang) for p, lang in zip(pairs, self.languages(n))]
-        rows = [[SPEECH, f"<{lang}> {words} ;"] for words, lang in said]
-        return rows, world.speak([words for words, _ in said], self.generator)
+        texts, waves = self.aloud(pairs)
+        return [[SPEECH, text] for text in texts], waves
 
     def hear_draw(self, n):
         """Speech, then a picture of it: <audio> ... </audio> <image> ... </image>"""
         pairs, codes = self.pictures(n)
-        said = [spoken(p, lang) for p, lang in zip(pairs, self.languages(n))]
-        return [[SPEECH, c] for c in codes], world.speak(said, self.generator)
+        return [[SPEECH, c] for c in codes], self.aloud(pairs)[1]
 
     def say_draw(self, n):
         """Speech, what was said, a picture of it: <audio> ... </audio> <en> red cat ; <image> ... </image>"""
         pairs, codes = self.pictures(n)
-        said = [(spoken(p, lang), lang) for p, lang in zip(pairs, self.languages(n))]
-        rows = [[SPEECH, f"<{lang}> {words} ;", c] for c, (words, lang) in zip(codes, said)]
-        return rows, world.speak([words for words, _ in said], self.generator)
+        texts, waves = self.aloud(pairs)
+        return [[SPEECH, text, c] for text, c in zip(texts, codes)], waves
 
     def ask(self, n):
         """A picture, a spoken question, its answer: <image> ... </image> <audio> ... </audio> <en> red ;"""
@@ -504,7 +507,7 @@ def watched(clips, codebook):
     return [[*parts, f"<en> {caption} ;"] for parts, caption in zip(marked, world.video_captions(clips))]
 
 # %% ../../notebooks/07_gemini.ipynb #train
-STAGES = (  # of the long run: steps, streams in a step, lr, change of the vocal tract
+STAGES = (  # of the long run: steps, streams in a step, lr, spread of TractLength
     (2200, ALL_KINDS, 0.015, 0.0),
     (2700, LATER_KINDS, 0.01, 0.0),
     (2000, {**LATER_KINDS, "write": 12, "hear": 48, "look": 12, "watch": 20}, 0.008, 0.2),
@@ -551,11 +554,12 @@ def train_gemini(model, codebook, steps, kinds=ALL_KINDS, objects=None, lr=0.015
 def train_stages(model, codebook, seed=0):
     """The long run, by STAGES, in place; returns the History."""
     history = History()
-    for stage, (steps, kinds, lr, most) in enumerate(STAGES):
+    for stage, (steps, kinds, lr, spread) in enumerate(STAGES):
         torch.manual_seed(seed + stage)  # of TractLength; the streams have a generator of their own
-        model.listener.tract.most = most
+        model.listener.tract.spread = spread
         more, _ = train_gemini(model, codebook, steps, kinds, lr=lr, seed=seed + stage)
         history += more
+    model.listener.tract.spread = 0.0
     return history
 
 # %% ../../notebooks/07_gemini.ipynb #sample
