@@ -31,7 +31,7 @@ test: $(TEST_STAMP)  ## run every test and every notebook
 student: $(LAB_STAMP)  ## build the student edition in student/ (keeps every file that exists)
 	$(PYTHON) -m mmlesson student
 
-doctor: $(LAB_STAMP)  ## say what is right with this machine, and what to do about the rest
+doctor: $(LAB_STAMP)  ## check this machine and say how to fix what is wrong
 	@$(PYTHON) -m mmlesson doctor
 
 export: $(TEST_STAMP)  ## write mmlesson/models from the notebooks' "#| export" cells
@@ -51,11 +51,11 @@ contract: execute  ## measure every lesson and write the README's table of minut
 	$(PYTHON) -m mmlesson contract
 
 bench: $(LAB_STAMP)  ## measure scenes per second, and our CLIP against transformers (10 minutes)
-	$(PYTHON) tests/bench_world.py
-	$(PYTHON) tests/bench_clip.py
+	$(PYTHON) tests/tools/bench_world.py
+	$(PYTHON) tests/tools/bench_clip.py
 
 assets: $(LAB_STAMP)  ## train the shipped checkpoints again
-	$(PYTHON) -m mmlesson.make_assets
+	$(PYTHON) -m mmlesson.tools.train_checkpoints
 
 # "+cpu" and the like name one index's build of a version; PyPI has the version only.
 lock:  ## write constraints.txt: the newest versions of everything, except torch

@@ -8,22 +8,22 @@ def main(arguments=None):
     """Run one command. Returns its exit code; a wrong name or a problem ends in one sentence."""
     parser = argparse.ArgumentParser(prog="python -m mmlesson", description="The course's commands.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="say what is right with this machine, and what to do about the rest")
+    commands.add_parser("doctor", help="check this machine and say how to fix what is wrong")
     commands.add_parser("student", help="build the student edition in student/ (keeps every file that exists)")
     commands.add_parser("contract", help="write the README's table of minutes and megabytes from results/")
     command = parser.parse_args(arguments).command
     try:
         if command == "doctor":
-            from mmlesson import doctor
+            from mmlesson.tools import doctor
 
             return doctor.main()
         if command == "student":
-            from mmlesson import editions
+            from mmlesson.tools import student
 
-            return editions.main()
-        from mmlesson import contract
+            return student.main()
+        from mmlesson.tools import readme_table
 
-        return contract.main()
+        return readme_table.main()
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 import mmlesson
-from mmlesson.output import emit
+from mmlesson import display, drawing
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What start() fixed: the lesson's name, the seed, the device (torch.device), when it started (perf_counter)."""
+    """What start() sets: the lesson's name, the seed, the device (torch.device), the start time (perf_counter)."""
 
     name: str
     seed: int
@@ -33,48 +33,54 @@ class Lesson:
 def start(name, seed=0):
     """Seed everything, choose the device and the plot style, start the clock; print one line. Returns a Lesson.
 
-    name: such as "02_clip"; it becomes the name of the results file. Raises ValueError if it cannot be one.
+    name: the lesson's slug, such as "clip"; it becomes the name of the results file. Raises ValueError if it cannot.
     """
     import numpy
 
-    from mmlesson import plots
-
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"A lesson's name consists of letters, digits, - and _, like '02_clip', not {name!r}.")
+        raise ValueError(f"A lesson's name consists of letters, digits, - and _, like 'clip', not {name!r}.")
     device = mmlesson.device()
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)  # every device
-    plots.style()
+    drawing.style()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     print(f"Lesson {name}: device {device.type}, threads {torch.get_num_threads()}, seed {seed}.")
     return Lesson(name, seed, device, time.perf_counter())
 
 
+class Scorecard(dict):
+    """What scorecard() wrote, as a dict. A notebook has shown it already, so ending a cell with it shows it once."""
+
+    def _ipython_display_(self):
+        pass
+
+
 def scorecard(lesson, **figures):
-    """Show the lesson's measured results as a table and write them to `results/<lesson>.json`. Returns what it wrote.
+    """Show the lesson's measured results as a table and write them to `results/<lesson>.json`. Returns a Scorecard.
 
     figures: the headline numbers by name, finite ints or floats. The file goes to the folder MMLESSON_RESULTS if that
     is set, else to results/ in the repository, else to results/ in the current folder.
     Raises TypeError for a figure that is not a number, ValueError for one that is not finite.
     """
-    result = {
-        "lesson": lesson.name,
-        "device": lesson.device.type,
-        "device_name": _device_name(lesson.device),
-        "threads": torch.get_num_threads(),
-        "seed": lesson.seed,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "transformers": importlib.metadata.version("transformers"),
-            "mmlesson": mmlesson.__version__,
-        },
-        "seconds": round(time.perf_counter() - lesson.started, 1),
-        "peak_memory_mb": round(peak_memory_mb()),
-        "figures": {name: _plain_number(name, value) for name, value in figures.items()},
+    versions = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": importlib.metadata.version("transformers"),
+        "mmlesson": mmlesson.__version__,
     }
+    result = Scorecard(
+        lesson=lesson.name,
+        device=lesson.device.type,
+        device_name=_device_name(lesson.device),
+        threads=torch.get_num_threads(),
+        seed=lesson.seed,
+        versions=versions,
+        seconds=round(time.perf_counter() - lesson.started, 1),
+        peak_memory_mb=round(peak_memory_mb()),
+        figures={name: _plain_number(name, value) for name, value in figures.items()},
+    )
     if lesson.device.type == "cuda":
         result["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(lesson.device) / 1e6)
     path = _results_folder() / f"{lesson.name}.json"
@@ -87,9 +93,9 @@ def scorecard(lesson, **figures):
 
 
 def peak_memory_mb():
-    """The most memory (MB of 10^6 bytes) that this process has held in RAM so far."""
+    """The peak of this process's memory in RAM so far, in MB of 10^6 bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux. Not getrusage: its peak is inherited from the process that started this one
+    if status.exists():  # Linux. Not getrusage: its peak is inherited from the parent process
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         if found:
             return int(found[1]) * 1024 / 1e6
@@ -115,10 +121,8 @@ def _plain_number(name, value):
 
 
 def _results_folder():
-    from mmlesson import assets
-
     forced = os.environ.get("MMLESSON_RESULTS")
-    return Path(forced) if forced else (assets.root() or Path.cwd()) / "results"
+    return Path(forced) if forced else (mmlesson.repository() or Path.cwd()) / "results"
 
 
 def _device_name(device):
@@ -131,7 +135,7 @@ def _device_name(device):
 
 
 def _table(caption, rows):
-    """Show rows of (name, value), both str, as an HTML table with a plain-text twin."""
+    """Show rows of (name, value), both strings, as an HTML table with a plain-text twin."""
     width = max(len(name) for name, _ in rows)
     text = "\n".join([caption, *(f"  {name:<{width}}  {value}" for name, value in rows)])
     body = "".join(
@@ -139,4 +143,4 @@ def _table(caption, rows):
         f'<td style="text-align:right">{html.escape(value)}</td></tr>'
         for name, value in rows
     )
-    emit(text, html=f"<table><caption>{html.escape(caption)}</caption>{body}</table>")
+    display.show(text, html=f"<table><caption>{html.escape(caption)}</caption>{body}</table>")

@@ -9,15 +9,15 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from mmlesson.output import emit, in_notebook, update
+from mmlesson import display
 
 
 @dataclass
 class History:
-    """What happened in training: one entry a step in steps, loss, lr and grad_norm; one dict a measurement in measures.
+    """The record of a training run.
 
-    seconds: how long the training took, measurements not counted. Each measurement holds `step` (optimizer steps
-    done), `seconds` (of training until then) and whatever `measure` returned.
+    steps, loss, lr, grad_norm: one entry per step. measures: one dict per evaluation, with `step` (optimizer steps so
+    far), `seconds` (of training so far) and whatever `measure` returned. seconds: training time, without evaluations.
     """
 
     steps: list = field(default_factory=list)
@@ -28,39 +28,45 @@ class History:
     seconds: float = 0.0
 
     def __add__(self, more):
-        """One training after another: the entries of both, which keep their own counts of steps, and all seconds."""
+        """Two runs in sequence: the entries of both, each with its own step counts, and the sum of the seconds."""
         return History(*(getattr(self, part.name) + getattr(more, part.name) for part in fields(self)))
 
     def measured(self, name, against="step"):
-        """(x, y): the measurement `name` over the steps (or over the "seconds"), ready for plots.curves."""
+        """(x, y): the measure `name` against the "step" (or the "seconds"), ready for plots.curves."""
         return [m[against] for m in self.measures], [m[name] for m in self.measures]
 
 
 def warmup_cosine(optimizer, steps, warmup=None):
-    """Learning-rate schedule: up in a straight line for `warmup` steps (default a tenth), then down to 0 on a cosine.
+    """Learning-rate schedule: linear warmup for `warmup` steps (default: a tenth), then a cosine down to 0.
 
-    The highest rate is the optimizer's own. Returns a torch LambdaLR (Loshchilov & Hutter 2017, "SGDR", without
+    The peak is the optimizer's own learning rate. Returns a torch LambdaLR (Loshchilov & Hutter 2017, "SGDR", without
     restarts).
     """
     warmup = steps // 10 if warmup is None else warmup
     if not 0 <= warmup < steps:
         raise ValueError(f"warmup must be at least 0 and less than the {steps} steps, not {warmup}.")
 
-    def share(step):
+    def factor(step):
         if step < warmup:
             return (step + 1) / warmup
         return (1 + math.cos(math.pi * min(1, (step - warmup) / (steps - warmup)))) / 2
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, factor)
+
+
+def decay_groups(model, weight_decay):
+    """Parameter groups for AdamW: matrices with weight decay; vectors and numbers (biases, norms, scales) without."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, except for groups of matrices that are marked `"orthogonal": True`: there Muon (Jordan et al. 2024).
+    """Muon (Jordan et al. 2024) for groups of matrices marked `"orthogonal": True`, AdamW for all other groups.
 
-    Muon's step is the momentum with all its singular values made about 1, so that rare directions move as far as loud
-    ones: https://kellerjordan.github.io/posts/muon. It is scaled by 0.2 sqrt(longer side), so that one learning rate
-    fits both (Liu et al. 2025, "Muon is scalable for LLM training", 2502.16982, section 2.2). torch.optim has it since
-    2.9.
+    Muon's step is the momentum with all singular values brought near 1, so rare directions move as far as strong
+    ones: https://kellerjordan.github.io/posts/muon. It is scaled by 0.2 sqrt(longer side), so one learning rate fits
+    both (Liu et al. 2025, "Muon is scalable for LLM training", 2502.16982, section 2.2). torch.optim has Muon from 2.9.
     """
 
     momentum = 0.95
@@ -80,9 +86,9 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalized(matrix, steps=5):
-    """A matrix (rows, columns) with its singular vectors kept and its singular values brought near 1: the same shape.
+    """A matrix (rows, columns) with the same singular vectors and singular values near 1: the same shape.
 
-    By Newton and Schulz's iteration with Jordan's coefficients, which ends between about 0.7 and 1.2.
+    Newton-Schulz iteration with Jordan's coefficients: the singular values end between about 0.7 and 1.2.
     """
     x = matrix / matrix.norm().clamp(min=1e-7)
     x = x.T if x.shape[0] > x.shape[1] else x
@@ -101,7 +107,7 @@ def fit(
     after_step=None,
     measure=None,
     measure_every=100,
-    clip=None,
+    grad_clip=None,
     label="training",
 ):
     """Train `model` for `steps` optimizer steps and return the History.
@@ -111,7 +117,8 @@ def fit(
     after_step(step): called after every optimizer step, for example to clamp a parameter.
     measure(step): returns a dict of floats; called in eval mode and without gradients before the first step, then
         every `measure_every` steps, and at the end.
-    clip: the length to which a longer gradient (of all parameters together) is cut; the history keeps the uncut one.
+    grad_clip: the largest norm of the gradient of all parameters; a longer one is scaled down. The history keeps the
+        norm before clipping.
 
     An interrupt (the stop button) keeps what was learned. Raises FloatingPointError if the loss or a gradient is not
     finite, before that step changes a weight. The loop itself draws no random numbers.
@@ -130,8 +137,8 @@ def fit(
             _check_loss(loss)
             loss.backward()
             loss, grad_norm = _finite(loss, model, optimizer, history, label)
-            if clip and grad_norm > clip:
-                torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
+            if grad_clip and grad_norm > grad_clip:
+                torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], grad_clip)
             lr = optimizer.param_groups[0]["lr"]
             optimizer.step()
             schedule.step()
@@ -210,18 +217,18 @@ def _culprit(model, loss):
 
 
 class _NotebookBar(tqdm):
-    """tqdm as one line of text that is updated in place, so that a stored notebook keeps its last state."""
+    """tqdm as one line of text, updated in place: a stored notebook keeps its last state."""
 
     handle = None
 
     def display(self, msg=None, pos=None):
         if self.handle is None:
-            self.handle = emit(str(self), updatable=True)
+            self.handle = display.show(str(self), updatable=True)
         else:
-            update(self.handle, str(self))
+            display.update(self.handle, str(self))
 
 
 def _bar(label, steps):
-    if in_notebook():  # nothing is written to `file`: tqdm needs one to hold on to
+    if display.in_notebook():  # nothing is written to `file`, but tqdm needs one
         return _NotebookBar(desc=label, total=steps, mininterval=0.2, ncols=90, ascii=False, file=io.StringIO())
     return tqdm(desc=label, total=steps, mininterval=0.2)

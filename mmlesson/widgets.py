@@ -1,4 +1,4 @@
-"""Explorers: controls above a picture that is redrawn in place. The stored notebook keeps the picture itself.
+"""Explorers: controls above an image that is redrawn in place. The stored notebook keeps the image itself.
 
 Every control works from the keyboard: Tab to it, then the arrow keys.
 """
@@ -6,22 +6,21 @@ Every control works from the keyboard: Tab to it, then the arrow keys.
 import ipywidgets
 import numpy as np
 import torch
-from IPython.display import display
+from IPython.display import display as show_widgets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 
-from mmlesson import plots
-from mmlesson.output import emit, in_notebook, update, wrapped
+from mmlesson import display, drawing, plots
 
 
 class Explorer:
-    """What explore() returns. controls: {name: ipywidgets widget}; sentence: what the picture shows now."""
+    """What explore() returns. controls: {name: ipywidgets widget}; sentence: what the image shows now."""
 
     def __init__(self, draw, controls):
         self.controls = controls
         self.sentence = None
         self._draw = draw
-        self._picture = self._line = None
+        self._image = self._line = None
         for control in controls.values():
             control.observe(self._redraw, "value")
 
@@ -30,21 +29,21 @@ class Explorer:
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"draw must return (figure, sentence), the sentence saying what it shows, not {result!r}.")
         drawn, self.sentence = result
-        return drawn.png() if isinstance(drawn, Stage) else plots.png(drawn)
+        return drawn.png() if isinstance(drawn, Stage) else drawing.png(drawn)
 
     def _show(self):
-        picture = self._render()
-        self._picture = emit(self.sentence, png=picture, updatable=True)
-        self._line = emit(wrapped(self.sentence), updatable=True)
+        image = self._render()
+        self._image = display.show(self.sentence, png=image, updatable=True)
+        self._line = display.show(display.wrapped(self.sentence), updatable=True)
 
     def _redraw(self, change):
         try:
-            picture = self._render()
-        except Exception as error:  # else it would vanish in the server's log, and the picture just stand still
-            update(self._line, wrapped(f"draw failed with {type(error).__name__}: {error}"))
+            image = self._render()
+        except Exception as error:  # else it would vanish in the server's log, and the image would stand still
+            display.update(self._line, display.wrapped(f"draw failed with {type(error).__name__}: {error}"))
             return
-        update(self._picture, self.sentence, png=picture)
-        update(self._line, wrapped(self.sentence))
+        display.update(self._image, self.sentence, png=image)
+        display.update(self._line, display.wrapped(self.sentence))
 
     def _ipython_display_(self):
         """Nothing: explore() has shown it already, so ending a cell with it shows it once."""
@@ -68,7 +67,7 @@ class Stage:
         self._canvas.restore_region(self._rest)
         for artist in self.moving:
             self._canvas.figure.draw_artist(artist)
-        return plots.encode(self._canvas, compress_level=3)  # the smallest file would take longer than the drawing
+        return drawing.encode(self._canvas, compress_level=3)  # the smallest file would take longer than the drawing
 
 
 def explore(draw, title="", continuous_update=False, **controls):
@@ -80,38 +79,37 @@ def explore(draw, title="", continuous_update=False, **controls):
     """
     made = {name: _control(name, short, continuous_update) for name, short in controls.items()}
     explorer = Explorer(draw, made)
-    if in_notebook():
+    if display.in_notebook():
         heading = [ipywidgets.Label(title)] if title else []
         view = ipywidgets.VBox([*heading, *made.values()])._repr_mimebundle_()
         names = ", ".join(control.description for control in made.values())
         view["text/plain"] = f"(In a running notebook, controls stand here: {names}.)"  # what a stored notebook shows
-        display(view, raw=True)
+        show_widgets(view, raw=True)
         explorer._show()
     else:
         explorer._render()
-        print(wrapped(explorer.sentence))
+        print(display.wrapped(explorer.sentence))
     return explorer
 
 
-def temperature_explorer(similarity, images=None, captions=None, title="The logit scale sharpens the softmax"):
+def temperature_explorer(similarity, images=None, captions=None):
     """A slider for the logit scale over the softmax of each row of `similarity`, with each row's entropy beside it.
 
-    similarity: (N, N) cosine similarities, row i = picture i. images: (N, 3, H, W). captions: N strings.
+    similarity: (N, N) cosine similarities, row i for image i. images: (N, 3, H, W). captions: N strings.
     """
     similarity = torch.as_tensor(similarity).detach().float().cpu()
     n = len(similarity)
     most = float(np.log(n))
     start = np.full((n, n), 1 / n)
-    panels = plots._similarity_panels(
-        {"": start}, images, captions, title, np.arange(n), (0, 1), "probability of the caption", margin=1.7
-    )
+    title, label = "The logit scale sharpens the softmax", "probability of the caption"
+    panels = drawing.similarity_panels({"": start}, images, captions, title, (0, 1), label, margin=1.7)
     x, top, cell = panels.right, panels.top, panels.cell
-    panels.ax.text(x, top + 0.02, f"entropy (ln {n} = {most:.2f})", va="bottom", fontsize=plots.FONT)
+    panels.ax.text(x, top + 0.02, f"entropy (ln {n} = {most:.2f})", va="bottom", fontsize=drawing.FONT)
     bars, values = [], []
     for i in range(n):
-        bar = Rectangle((x, top - (i + 0.8) * cell), 0, 0.6 * cell, color=plots.SERIES[-1])
+        bar = Rectangle((x, top - (i + 0.8) * cell), 0, 0.6 * cell, color=drawing.SERIES[-1])
         bars.append(panels.ax.add_patch(bar))
-        values.append(panels.ax.text(x, top - (i + 0.5) * cell, "", va="center", fontsize=plots.FONT))
+        values.append(panels.ax.text(x, top - (i + 0.5) * cell, "", va="center", fontsize=drawing.FONT))
     stage = Stage(panels.fig, [panels.image, *panels.frames, *panels.written, *bars, *values])
 
     def draw(scale):
@@ -121,7 +119,7 @@ def temperature_explorer(similarity, images=None, captions=None, title="The logi
         _change(panels, probabilities.numpy())
         for bar, value, nats in zip(bars, values, entropy.tolist()):
             bar.set_width(1.1 * nats / most)
-            value.set(text=plots._two_digits(nats), x=x + bar.get_width() + 0.06)
+            value.set(text=drawing.two_digits(nats), x=x + bar.get_width() + 0.06)
         return stage, (
             f"Logit scale {scale:.1f} (temperature {1 / scale:.3f}): the matching caption gets a probability of "
             f"{probabilities.diagonal().mean():.2f} on average, the entropy is {entropy.mean():.2f} of at most "
@@ -133,106 +131,124 @@ def temperature_explorer(similarity, images=None, captions=None, title="The logi
     return explore(draw, continuous_update=True, scale=scale)
 
 
-def matrix_over_training(snapshots, images=None, captions=None, title="The diagonal lights up during training"):
+def matrix_over_training(snapshots, images=None, captions=None):
     """A slider over saved steps of the similarity matrix, on one color scale.
 
     snapshots: {step: (N, N) similarities}. images: (N, 3, H, W). captions: N strings.
     """
-    snapshots = {step: plots._scores(values) for step, values in snapshots.items()}
+    snapshots = {step: drawing.as_scores(values) for step, values in snapshots.items()}
     if len(snapshots) < 2:
         raise ValueError(f"matrix_over_training needs at least two saved steps, not {len(snapshots)}.")
     limits = min(v.min() for v in snapshots.values()), max(v.max() for v in snapshots.values())
     first = next(iter(snapshots.values()))
-    target = np.arange(len(first))
-    panels = plots._similarity_panels({"": first}, images, captions, title, target, limits, "similarity")
+    title = "The diagonal lights up during training"
+    panels = drawing.similarity_panels({"": first}, images, captions, title, limits, "similarity")
     stage = Stage(panels.fig, [panels.image, *panels.frames, *panels.written])
 
     def draw(step):
         _change(panels, snapshots[step])
-        return stage, f"Step {step}: {plots._match_sentence(snapshots[step], target)}."
+        return stage, f"Step {step}: {drawing.match_sentence(snapshots[step])}."
 
     step = ipywidgets.SelectionSlider(options=[(str(s), s) for s in snapshots], description="step")
     return explore(draw, continuous_update=True, step=step)
 
 
 def head_explorer(images, attention, boxes, captions=None, title="Some heads look at the object, some do not"):
-    """A menu of heads and a slider of pictures: the head's attention over the picture, and how often each head hits.
+    """A menu of heads and a slider of images: the head's attention over the image, and how often each head hits.
 
     images: (N, 3, H, W) in [0, 1]. attention: (layers, N, heads, gh, gw). boxes: (N, 4) as in plots.attention_maps.
     """
-    pictures = plots._pictures(images)
-    captions = plots._captions(captions, len(pictures)) or [f"picture {i}" for i in range(len(pictures))]
+    images = drawing.as_images(images)
+    captions = drawing.checked_captions(captions, len(images)) or [f"image {i}" for i in range(len(images))]
     attention, boxes = attention.detach().float().cpu(), boxes.detach().float().cpu()
-    if attention.dim() != 5 or attention.shape[1] != len(pictures):
+    if attention.dim() != 5 or attention.shape[1] != len(images):
         raise ValueError(
-            f"head_explorer needs attention of (layers, {len(pictures)} pictures, heads, gh, gw), "
+            f"head_explorer needs attention of (layers, {len(images)} images, heads, gh, gw), "
             f"not {tuple(attention.shape)}."
         )
     layers, _, heads = attention.shape[:3]
     scores = {(i, j): plots.attention_scores(attention[i, :, j], boxes) for i in range(layers) for j in range(heads)}
-    shares = np.array([[scores[i, j]["hits"].mean() for j in range(heads)] for i in range(layers)])
-    side, cell = 2.2, min(0.5, 2.4 / heads)
-    fig, ax, top = plots._canvas(plots.WIDTH, max(side, 0.6 + layers * cell) + 0.3, title)
-    left, grid, y = side + 0.08, 2 * side + 0.75, top - side
-    shown = [plots._picture(ax, pictures[0], 0.03, y, side), plots._picture(ax, pictures[0], left, y, side)]
-    frames = [plots._box(ax, (0, 0, 1, 1), x, y, side) for x in (0.03, left)]
-    peak = plots._peak(ax, attention[0, 0, 0], left, y, side)
-    ax.text(grid, top, "share of pictures where it hits", fontsize=plots.FONT, va="top")
-    top -= 0.25
-    extent = (grid, grid + heads * cell, top - layers * cell, top)
-    table = ax.imshow(shares, extent=extent, cmap=plots.MAGNITUDE, vmin=0, vmax=1, aspect="auto")
-    plots._write_values(ax, table, [[f"{v:.0%}" for v in row] for row in shares], grid, top, cell)
-    plots._slant(ax, [str(j) for j in range(heads)], grid, top - layers * cell, cell)
-    ax.text(grid - 0.06, top - layers * cell - 0.05, "head", ha="right", va="top", fontsize=plots.FONT)
-    for i in range(layers):
-        ax.text(grid - 0.06, top - (i + 0.5) * cell, f"layer {i}", ha="right", va="center", fontsize=plots.FONT)
-    chosen = ax.add_patch(Rectangle((grid, top), cell, cell, fill=False, lw=2.5, ec=plots.COLORS["text"]))
-    line = ax.text(0.03, y - 0.05, "", va="top", fontsize=plots.FONT)
-    stage = Stage(fig, [*shown, *frames, peak, chosen, line])
+    hit_rates = np.array([[scores[i, j]["hits"].mean() for j in range(heads)] for i in range(layers)])
+    stage, select, show = _head_stage(images[0], hit_rates, title)
 
-    def draw(head, picture):
+    def draw(head, image):
         i, j = head
-        heat, x0, score = attention[i, picture, j], [0.03, left], scores[head]
-        shown[0].set_data(pictures[picture])
-        shown[1].set_data(plots.overlay(pictures[picture], heat))
-        a, b, c, d = boxes[picture].tolist()
-        for frame, x in zip(frames, x0):
-            frame.set_bounds(x + a * side, y + (1 - d) * side, (c - a) * side, (d - b) * side)
-        row, column = divmod(int(heat.argmax()), heat.shape[1])
-        peak.set_data([left + (column + 0.5) / heat.shape[1] * side], [y + (1 - (row + 0.5) / heat.shape[0]) * side])
-        chosen.set_xy((grid + j * cell, top - (i + 1) * cell))
-        result = f"{'hit' if score['hits'][picture] else 'miss'}, {score['inside'][picture]:.0%} inside"
-        line.set_text(f"{captions[picture]}: {result}")
+        heat, score = attention[i, image, j], scores[head]
+        result = f"{'hit' if score['hits'][image] else 'miss'}, {score['inside'][image]:.0%} inside"
+        select(i, j)
+        show(images[image], heat, boxes[image].tolist(), f"{captions[image]}: {result}")
         return stage, (
-            f"Layer {i}, head {j} on {captions[picture]}: {result} the box, which covers "
-            f"{score['area'][picture]:.0%}. Over all pictures this head hits {score['hits'].mean():.0%}; "
+            f"Layer {i}, head {j} on {captions[image]}: {result} the box, which covers "
+            f"{score['area'][image]:.0%}. Over all images this head hits {score['hits'].mean():.0%}; "
             f"at random it would be {score['chance'].mean():.0%}."
         )
 
     menu = ipywidgets.Dropdown(options=[(f"layer {i}, head {j}", (i, j)) for i, j in scores], description="head")
-    slider = ipywidgets.IntSlider(max=len(pictures) - 1, description="picture")
-    return explore(draw, continuous_update=True, head=menu, picture=slider)
+    slider = ipywidgets.IntSlider(max=len(images) - 1, description="image")
+    return explore(draw, continuous_update=True, head=menu, image=slider)
 
 
-def shot_explorer(images, things, names, words, ask, title="Teach it a word with a few pictures"):
-    """Choose examples and what they are called; below, what a model calls another picture, example by example.
+def _head_stage(image, hit_rates, title):
+    """head_explorer's stage, select(layer, head) and show(image, attention map, box, line)."""
+    (layers, heads), side = hit_rates.shape, 2.2
+    cell = min(0.5, 2.4 / heads)
+    fig, ax, top = drawing.canvas(drawing.WIDTH, max(side, 0.6 + layers * cell) + 0.3, title)
+    lefts, y, table = (0.03, side + 0.08), top - side, (2 * side + 0.75, top - 0.25)
+    shown = [drawing.draw_image(ax, image, x, y, side) for x in lefts]
+    frames = [drawing.draw_box(ax, (0, 0, 1, 1), x, y, side) for x in lefts]
+    peak = drawing.draw_peak(ax, np.ones((1, 1)), lefts[1], y, side)
+    ax.text(table[0], top, "fraction of images where it hits", fontsize=drawing.FONT, va="top")
+    _draw_table(ax, hit_rates, *table, cell)
+    chosen = ax.add_patch(Rectangle(table, cell, cell, fill=False, lw=2.5, ec=drawing.COLORS["text"]))
+    line = ax.text(lefts[0], y - 0.05, "", va="top", fontsize=drawing.FONT)
 
-    images: (N, 3, H, W) in [0, 1]. things: N indices into names (K strings): what each picture shows. words: made-up
-    words to choose from. ask(examples, said, query): probabilities {word: p} of the next word, likeliest first, after
-    the pictures with the indices `examples`, called `said`, and the picture `query`.
+    def select(i, j):
+        chosen.set_xy((table[0] + j * cell, table[1] - (i + 1) * cell))
+
+    def show(image, heat, box, text):
+        shown[0].set_data(image)
+        shown[1].set_data(plots.overlay(image, heat))
+        x0, y0, x1, y1 = box
+        for frame, x in zip(frames, lefts):
+            frame.set_bounds(x + x0 * side, y + (1 - y1) * side, (x1 - x0) * side, (y1 - y0) * side)
+        (rows, columns), (row, column) = heat.shape, divmod(int(heat.argmax()), heat.shape[1])
+        peak.set_data([lefts[1] + (column + 0.5) / columns * side], [y + (1 - (row + 0.5) / rows) * side])
+        line.set_text(text)
+
+    return Stage(fig, [*shown, *frames, peak, chosen, line]), select, show
+
+
+def _draw_table(ax, hit_rates, left, top, cell):
+    """The hit rate of every head, layers by rows, with its upper left corner at (left, top)."""
+    layers, heads = hit_rates.shape
+    extent = (left, left + heads * cell, top - layers * cell, top)
+    table = ax.imshow(hit_rates, extent=extent, cmap=drawing.MAGNITUDE, vmin=0, vmax=1, aspect="auto")
+    drawing.write_values(ax, table, [[f"{v:.0%}" for v in row] for row in hit_rates], left, top, cell)
+    drawing.slant_labels(ax, [str(j) for j in range(heads)], left, top - layers * cell, cell)
+    ax.text(left - 0.06, top - layers * cell - 0.05, "head", ha="right", va="top", fontsize=drawing.FONT)
+    for i in range(layers):
+        ax.text(left - 0.06, top - (i + 0.5) * cell, f"layer {i}", ha="right", va="center", fontsize=drawing.FONT)
+
+
+def shot_explorer(images, objects, names, words, ask):
+    """Choose examples and their names; below, what the model calls another image, example by example.
+
+    images: (N, 3, H, W) in [0, 1]. objects: N indices into names (K strings): what each image shows. words: made-up
+    words to choose from. ask(examples, called, query): probabilities {word: p} of the next word, likeliest first, after
+    the images with the indices `examples`, named `called`, and the image `query`.
     """
-    pictures = plots._pictures(images)
-    labels = [(f"{i + 1} {names[thing]}", i) for i, thing in enumerate(things)]
+    images = drawing.as_images(images)
+    labels = [(f"{i + 1} {names[o]}", i) for i, o in enumerate(objects)]
 
     def draw(examples, query, **called):
         called = list(called.values())
-        said = [called[things[i]] for i in examples]
+        said = [called[objects[i]] for i in examples]
         found = [ask(list(examples[:n]), said[:n], query) for n in range(len(examples) + 1)]
-        right = [answers.get(called[things[query]], 0.0) for answers in found]
-        fig = _shot_figure(pictures, examples, said, query, found[-1], right, title)
+        right = [answers.get(called[objects[query]], 0.0) for answers in found]
+        fig = _shot_figure(images, examples, said, query, found[-1], right)
         word, p = next(iter(found[-1].items()))
-        told = ", ".join(f"{names[things[i]]} = {name}" for i, name in zip(examples, said)) or "no examples"
-        return fig, f"After {told}, the model calls the {names[things[query]]} {word!r} ({p:.0%})."
+        told = ", ".join(f"{names[objects[i]]} = {name}" for i, name in zip(examples, said)) or "no examples"
+        return fig, f"After {told}, the model calls the {names[objects[query]]} {word!r} ({p:.0%})."
 
     examples = ipywidgets.SelectMultiple(options=labels, value=(0, 1, 2), rows=6, description="examples")
     query = ipywidgets.Dropdown(options=labels, value=len(labels) - 1, description="ask about")
@@ -243,41 +259,41 @@ def shot_explorer(images, things, names, words, ask, title="Teach it a word with
     return explore(draw, examples=examples, query=query, **called)
 
 
-def _shot_figure(pictures, examples, said, query, answers, right, title):
-    """The prompt as a strip of pictures and words; below, the likeliest answers and the right one's way up."""
-    fig = plots._figure(plots.WIDTH, 3.9, title)
+def _shot_figure(images, examples, said, query, answers, right):
+    """The prompt as a strip of images and words; below, the likeliest answers, and the right one against examples."""
+    fig = drawing.figure(drawing.WIDTH, 3.9, "Teach it a word with a few images")
     strip, below = fig.add_gridspec(2, 1, height_ratios=(1, 1.6))
     cells = [*zip(examples, said), (query, "?")]
     for ax in (axes := strip.subgridspec(1, max(len(cells), 7)).subplots(squeeze=False)[0]):
         ax.axis("off")
     for ax, (i, word) in zip(axes, cells):
-        ax.imshow(pictures[i])
+        ax.imshow(images[i])
         ax.set_title(word, loc="center")
     left, line = below.subgridspec(1, 2).subplots()
     shown = dict(list(answers.items())[:5])
-    left.barh(range(len(shown)), list(shown.values()), color=plots.COLORS["text"])
+    left.barh(range(len(shown)), list(shown.values()), color=drawing.COLORS["text"])
     left.set_yticks(range(len(shown)), list(shown))
     left.invert_yaxis()
     left.set(xlim=(0, 1), xlabel="probability of the next word")
-    line.plot(range(len(right)), right, marker="o", color=plots.COLORS["fusion"])
+    line.plot(range(len(right)), right, marker="o", color=drawing.COLORS["fusion"])
     line.set(xlim=(-0.3, max(len(right) - 1, 1) + 0.3), ylim=(0, 1.05), xlabel="examples shown")
     line.set_xticks(range(len(right)))
-    line.set_title("probability of the right word", fontsize=plots.FONT)
+    line.set_title("probability of the right word", fontsize=drawing.FONT)
     return fig
 
 
 def gate_explorer(layers, ask, title="Turn the gates by hand"):
     """A slider for alpha, a menu of layers and one of sub-layers; below, the likeliest next words.
 
-    layers: names of the gated layers. ask(alpha, layer, part): {word: p}, likeliest first, with tanh(alpha) in the
-    gates of `layer` (an index; None for all) and `part` ("cross-attention", "dense", "both"), the others as trained.
+    layers: names of the gated layers. ask(alpha, layer, part): {word: p}, likeliest first, with tanh(alpha) as the
+    gate of `layer` (an index; None for all) and `part` ("cross-attention", "dense", "both"), the others as trained.
     """
 
     def draw(alpha, layer, part):
         answers = dict(list(ask(alpha, layer, part).items())[:8])
-        fig = plots._figure(plots.WIDTH, 2.6, title)
+        fig = drawing.figure(drawing.WIDTH, 2.6, title)
         ax = fig.add_subplot(xlabel="probability of the next word", xlim=(0, 1))
-        ax.barh(range(len(answers)), list(answers.values()), color=plots.COLORS["text"])
+        ax.barh(range(len(answers)), list(answers.values()), color=drawing.COLORS["text"])
         ax.set_yticks(range(len(answers)), list(answers))
         ax.invert_yaxis()
         word, p = next(iter(answers.items()))
@@ -286,38 +302,38 @@ def gate_explorer(layers, ask, title="Turn the gates by hand"):
         return fig, f"alpha = {alpha:.1f} in {where} ({part}): {said}."
 
     options = [("all layers", None), *((name, i) for i, name in enumerate(layers))]
-    return explore(draw, alpha=(-2.0, 2.0, 0.1), layer=ipywidgets.Dropdown(options=options, description="layer"),
-                   part=["both", "cross-attention", "dense"])  # fmt: skip
+    layer = ipywidgets.Dropdown(options=options, description="layer")
+    return explore(draw, alpha=(-2.0, 2.0, 0.1), layer=layer, part=["both", "cross-attention", "dense"])
 
 
-def draw_explorer(colors, objects, paint, title="Say what it should draw, and how boldly"):
-    """Menus for a prompt, sliders for how it is sampled; below, the picture after some of its codes, and the entropies.
+def draw_explorer(colors, objects, generate):
+    """Menus for a prompt, sliders for how it is sampled; below, the image after some of its codes, and the entropies.
 
-    colors, objects: words to choose from. paint(prompt, guidance, temperature, seed): the pictures after none and up to
-    all of the codes, equally many from each to the next, (N, 3, H, W) in [0, 1], and the entropy of each choice in nats
-    (rows, columns). What was painted last is kept, so that the slider of codes is quick.
+    colors, objects: words to choose from. generate(prompt, guidance, temperature, seed): images (N, 3, H, W) in [0, 1],
+    after none and up to all of the codes in equal steps, and the entropy of each choice in nats (rows, columns). The
+    latest result is kept, which makes the slider of codes quick.
     """
-    painted = {}
+    latest = {}
 
     def draw(color, object, guidance, temperature, seed, codes):
-        asked = f"{color} {object}", guidance, temperature, seed
-        if asked not in painted:
-            painted.clear()
-            pictures, entropy = paint(*asked)
-            painted[asked] = plots._pictures(pictures), plots._array(entropy)
-        pictures, entropy = painted[asked]
-        shown = round(codes * (len(pictures) - 1))
-        drawn = shown * entropy.size // (len(pictures) - 1)
-        fig = plots._figure(plots.WIDTH, 2.7, title)
+        request = f"{color} {object}", guidance, temperature, seed
+        if request not in latest:
+            latest.clear()
+            images, entropy = generate(*request)
+            latest[request] = drawing.as_images(images), drawing.as_array(entropy)
+        images, entropy = latest[request]
+        shown = round(codes * (len(images) - 1))
+        drawn = shown * entropy.size // (len(images) - 1)
+        fig = drawing.figure(drawing.WIDTH, 2.7, "Say what it should draw, and how boldly")
         growing, whole, unsure = fig.subplots(1, 3)
-        for ax, picture, heading in (
-            (growing, pictures[shown], f"after {drawn} codes"),
-            (whole, pictures[-1], f"{color} {object}"),
+        for ax, image, heading in (
+            (growing, images[shown], f"after {drawn} codes"),
+            (whole, images[-1], f"{color} {object}"),
         ):
-            ax.imshow(picture)
+            ax.imshow(image)
             ax.set_title(heading, loc="center")
             ax.axis("off")
-        heat = unsure.imshow(entropy, cmap=plots.MAGNITUDE, vmin=0)
+        heat = unsure.imshow(entropy, cmap=drawing.MAGNITUDE, vmin=0)
         unsure.set_title("entropy of each choice", loc="center")
         unsure.axis("off")
         fig.colorbar(heat, ax=unsure, label="nats", shrink=0.8)
@@ -327,26 +343,25 @@ def draw_explorer(colors, objects, paint, title="Say what it should draw, and ho
         )
         return fig, sentence
 
-    return explore(
-        draw, color=colors, object=objects, guidance=(0.0, 4.0, 0.5), temperature=(0.0, 1.5, 0.1), seed=(0, 20),
-        codes=ipywidgets.FloatSlider(value=1.0, max=1.0, step=1 / 16, description="share of codes"),
-    )  # fmt: skip
+    codes = ipywidgets.FloatSlider(value=1.0, max=1.0, step=1 / 16, description="fraction of codes")
+    sampling = {"guidance": (0.0, 4.0, 0.5), "temperature": (0.0, 1.5, 0.1), "seed": (0, 20)}
+    return explore(draw, color=colors, object=objects, **sampling, codes=codes)
 
 
-def listen_explorer(colors, objects, languages, voices, listen, title="Say it, see it"):
-    """Menus for what is said and by whom; below, its spectrogram and the picture that a model draws of it.
+def listen_explorer(colors, objects, languages, voices, listen):
+    """Menus for what is said and by whom; below, its spectrogram and the image that the model draws of it.
 
     colors, objects: English words. languages: {name: code}. voices: names. listen(color, object, language, voice): a
-    dict of "mel" (bands, columns), "picture" (3, H, W) in [0, 1], "said" and "heard", both texts.
+    dict of "mel" (bands, columns), "image" (3, H, W) in [0, 1], "said" and "heard", both texts.
     """
 
     def draw(color, object, language, voice):
         found = listen(color, object, language, voice)
-        fig = plots._figure(plots.WIDTH, 2.6, title)
+        fig = drawing.figure(drawing.WIDTH, 2.6, "Say it, see it")
         left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (2, 1)})
-        left.imshow(plots._array(found["mel"]), origin="lower", aspect="auto", cmap=plots.MAGNITUDE)
+        left.imshow(drawing.as_array(found["mel"]), origin="lower", aspect="auto", cmap=drawing.MAGNITUDE)
         left.set(xlabel="time (10 ms)", ylabel="mel band", title=f"{voice}: {color} {object}")
-        right.imshow(plots._pictures(found["picture"][None])[0])
+        right.imshow(drawing.as_images(found["image"][None])[0])
         right.set_title("drawn from what it heard", loc="center")
         right.axis("off")
         verdict = "as it was said" if found["heard"] == found["said"] else f"but it was {found['said']!r}"
@@ -355,88 +370,90 @@ def listen_explorer(colors, objects, languages, voices, listen, title="Say it, s
     return explore(draw, color=colors, object=objects, language=languages, voice=voices)
 
 
-def mask_explorer(images, captions, fill, block_mask, grid, title="Hide patches and words: what does it put there?"):
-    """Controls that hide patches and words; below, what is left, what a model puts in the holes, and the truth.
+def mask_explorer(images, captions, fill, block_mask, grid):
+    """Controls that mask patches and words; below, what is left, what a model fills in, and the truth.
 
-    images: (N, 3, H, W) in [0, 1]. captions: N strings. fill(picture, hidden, words): a model's answer for the index of
-    a picture, hidden (grid, grid) bool and the places of the hidden words in the caption; returns the filled picture
-    (3, h, w) in [0, 1] and one (word, probability) for each hidden word. block_mask(grid, patches, generator): draws
-    (grid, grid) bool. grid: cells along each side, named A1, B1, ... to the right, A1, A2, ... downward.
+    images: (N, 3, H, W) in [0, 1]. captions: N strings. fill(index, masked, words): a model's answer for one image,
+    masked (grid, grid) bool and the positions of the masked words in the caption; returns the filled image (3, h, w) in
+    [0, 1] and one (word, probability) per masked word. block_mask(grid, patches, generator): draws (grid, grid) bool.
+    grid: cells along each side, named A1, B1, ... to the right, A1, A2, ... downward.
     """
-    pictures = plots._pictures(images)
-    captions = [caption.split() for caption in plots._captions(captions, len(pictures))]
+    images = drawing.as_images(images)
+    captions = [caption.split() for caption in drawing.checked_captions(captions, len(images))]
     names = [[f"{chr(ord('A') + column)}{row + 1}" for column in range(grid)] for row in range(grid)]
-    stage, shown, line = _mask_stage(pictures[0], names, title)
+    stage, shown, line = _mask_stage(images[0], names)
 
-    def draw(picture, share, blocks, cells, words):
-        hidden = block_mask(grid, round(share * grid**2), torch.Generator().manual_seed(blocks))
+    def draw(image, fraction, blocks, cells, words):
+        masked = block_mask(grid, round(fraction * grid**2), torch.Generator().manual_seed(blocks))
         for row, column in cells:
-            hidden[row, column] = True
-        filled, found = fill(picture, hidden, words)
-        shown[0].set_data(_grayed(pictures[picture], hidden))
-        shown[1].set_data(plots._pictures(filled[None])[0])
-        shown[2].set_data(pictures[picture])
-        reads, says = _words_restored(captions[picture], words, found)
-        line.set_text("\n".join(plots._wrap(text, plots.WIDTH - 0.1, plots.FONT) for text in (reads, says)))
-        return stage, f"{int(hidden.sum())} of {grid**2} patches are hidden. {reads}. {says}."
+            masked[row, column] = True
+        filled, found = fill(image, masked, words)
+        shown[0].set_data(_grayed(images[image], masked))
+        shown[1].set_data(drawing.as_images(filled[None])[0])
+        shown[2].set_data(images[image])
+        reads, says = _words_restored(captions[image], words, found)
+        line.set_text("\n".join(drawing.wrap(text, drawing.WIDTH - 0.1, drawing.FONT) for text in (reads, says)))
+        return stage, f"{int(masked.sum())} of {grid**2} patches are masked. {reads}. {says}."
 
-    picture = ipywidgets.IntSlider(max=len(pictures) - 1, description="picture")
-    share = ipywidgets.FloatSlider(value=0.4, max=0.8, step=0.05, description="share of patches", readout_format=".0%")
+    image = ipywidgets.IntSlider(max=len(images) - 1, description="image")
+    fraction = ipywidgets.FloatSlider(value=0.4, max=0.8, step=0.05, readout_format=".0%")
+    fraction.description = "fraction of patches"
     blocks = ipywidgets.IntSlider(max=9, description="other blocks")
     where = [(name, (i, j)) for i, row in enumerate(names) for j, name in enumerate(row)]
     cells = ipywidgets.SelectMultiple(options=where, rows=4, description="these patches too")
-    words = ipywidgets.SelectMultiple(options=_places(captions[0]), value=(1,), rows=4, description="words")
-    picture.observe(lambda change: setattr(words, "options", _places(captions[change["new"]])), "value")
-    return explore(draw, picture=picture, share=share, blocks=blocks, cells=cells, words=words)
+    words = ipywidgets.SelectMultiple(options=_positions(captions[0]), value=(1,), rows=4, description="words")
+    image.observe(lambda change: setattr(words, "options", _positions(captions[change["new"]])), "value")
+    return explore(draw, image=image, fraction=fraction, blocks=blocks, cells=cells, words=words)
 
 
-def _mask_stage(picture, names, title):
-    """(stage, its three pictures, its text): what mask_explorer changes."""
+def _mask_stage(image, names):
+    """(stage, its three images, its text): what mask_explorer changes."""
     side, grid = 2.2, len(names)
-    fig, ax, top = plots._canvas(plots.WIDTH, side + 1.15, title)
+    title = "Mask patches and words: what does it put there?"
+    fig, ax, top = drawing.canvas(drawing.WIDTH, side + 1.15, title)
     lefts, y = [0.3 + k * (side + 0.2) for k in range(3)], top - side - 0.42
-    for x, heading in zip(lefts, ("hidden", "filled in by the model", "as it was")):
-        ax.text(x, top, heading, va="top", fontsize=plots.FONT)
+    for x, heading in zip(lefts, ("masked", "filled in by the model", "as it was")):
+        ax.text(x, top, heading, va="top", fontsize=drawing.FONT)
     for i in range(grid):
         middle = (i + 0.5) * side / grid
-        ax.text(lefts[0] + middle, y + side + 0.03, names[0][i][0], ha="center", va="bottom", fontsize=plots.FONT - 1)
-        ax.text(lefts[0] - 0.05, y + side - middle, names[i][0][1:], ha="right", va="center", fontsize=plots.FONT - 1)
-    shown = [plots._picture(ax, picture, x, y, side) for x in lefts]
-    line = ax.text(0.03, y - 0.08, "", va="top", fontsize=plots.FONT, linespacing=1.3)
+        ax.text(lefts[0] + middle, y + side + 0.03, names[0][i][0], ha="center", va="bottom", fontsize=drawing.FONT - 1)
+        ax.text(lefts[0] - 0.05, y + side - middle, names[i][0][1:], ha="right", va="center", fontsize=drawing.FONT - 1)
+    shown = [drawing.draw_image(ax, image, x, y, side) for x in lefts]
+    line = ax.text(0.03, y - 0.08, "", va="top", fontsize=drawing.FONT, linespacing=1.3)
     return Stage(fig, [*shown, line]), shown, line
 
 
-def _grayed(picture, hidden):
-    """The picture (H, W, 3) with the hidden cells (grid, grid) painted gray."""
-    size = np.array(picture.shape[:2]) // len(hidden)
-    cover = np.kron(hidden.numpy(), np.ones(size, dtype=bool))[..., None]
-    return np.where(cover, 0.45, picture)
+def _grayed(image, masked):
+    """The image (H, W, 3) with the masked cells (grid, grid) in gray."""
+    size = np.array(image.shape[:2]) // len(masked)
+    cover = np.kron(masked.numpy(), np.ones(size, dtype=bool))[..., None]
+    return np.where(cover, 0.45, image)
 
 
-def _places(words):
+def _positions(words):
     """Options of a list of words, numbered because a word can come twice: [("1 a", 0), ("2 red", 1), ...]."""
     return [(f"{i + 1} {word}", i) for i, word in enumerate(words)]
 
 
-def _words_restored(caption, places, found):
-    """("It reads: a ____ cat", "It says: red (98%)") for the words at `places`; found: (word, probability) for each."""
-    reads = " ".join("____" if i in places else word for i, word in enumerate(caption))
+def _words_restored(caption, positions, found):
+    """("It reads: a ____ cat", "It says: red (98%)") for masked positions; found: (word, probability) for each."""
+    reads = " ".join("____" if i in positions else word for i, word in enumerate(caption))
     says = [
         f"{word} ({probability:.0%}{'' if word == caption[i] else f', was {caption[i]}'})"
-        for i, (word, probability) in zip(places, found)
+        for i, (word, probability) in zip(positions, found)
     ]
-    return f"It reads: {reads}", f"It says: {', '.join(says)}" if says else "No word is hidden"
+    return f"It reads: {reads}", f"It says: {', '.join(says)}" if says else "No word is masked"
 
 
 def _change(panels, values):
-    """Put other values into the matrix; written are the matches and the highest of each row, to keep it quick."""
+    """Update the matrix; for speed, only the matches and each row's maximum are labeled."""
     panels.image.set_data(values)
     rows = np.arange(len(values))
     shown = np.eye(len(values), dtype=bool)
     shown[rows, values.argmax(axis=1)] = True
     for text, value, visible in zip(panels.written, values.flat, shown.flat):
-        text.set(text=plots._two_digits(value), visible=visible)
-    plots._ink(panels.image, panels.written)
+        text.set(text=drawing.two_digits(value), visible=visible)
+    drawing.recolor_values(panels.image, panels.written)
 
 
 def _control(name, short, continuous_update):

@@ -1,7 +1,7 @@
 """Interview cards: question, points to tick, model answer, usual mistake, follow-ups, in English and Korean.
 
     from mmlesson.interview import cards
-    cards.show("02_clip")
+    cards.show("clip")
 
 The cards of a lesson are one file, assets/cards/<lesson>.yaml; `code` between backticks is set as code.
 """
@@ -10,7 +10,8 @@ import html
 import re
 from dataclasses import dataclass, fields
 
-from mmlesson.output import emit
+import mmlesson
+from mmlesson import display
 
 LANGUAGES = ("en", "ko")
 LEVELS = ("junior", "mid", "senior")
@@ -58,15 +59,13 @@ class Card:
 
 
 def load(lesson):
-    """The cards of `lesson`, named like its notebook ("02_clip"): list of Card, in the order of the file.
+    """The cards of `lesson`, named like its notebook ("clip"): list of Card, in the order of the file.
 
     Raises FileNotFoundError if it has none, ValueError that names file, card and field if a card is malformed.
     """
     import yaml
 
-    from mmlesson import assets
-
-    path = assets.folder() / "cards" / f"{lesson}.yaml"
+    path = mmlesson.assets() / "cards" / f"{lesson}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise FileNotFoundError(
@@ -92,7 +91,7 @@ def load(lesson):
 
 
 def show(lesson, language="en"):
-    """Show the cards of `lesson` ("02_clip"): question, level and minutes; all the rest folds out on a click.
+    """Show the cards of `lesson` ("clip"): question, level and minutes; all the rest folds out on a click.
 
     language: "en", "ko" or "both". Raises ValueError for another language, and what load() raises.
     """
@@ -100,7 +99,7 @@ def show(lesson, language="en"):
         raise ValueError(f"Cards come in the languages 'en', 'ko' or 'both', not in {language!r}.")
     languages = LANGUAGES if language == "both" else (language,)
     cards = load(lesson)
-    emit(_as_text(cards, languages, lesson), html=_as_html(cards, languages))
+    display.show(_as_text(cards, languages, lesson), html=_as_html(cards, languages))
 
 
 def _card(entry, file, number):

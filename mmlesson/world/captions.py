@@ -1,7 +1,4 @@
-"""Captions from a small grammar, and the word-level tokenizer that reads them."""
-
-import difflib
-import re
+"""Captions from a small grammar."""
 
 import torch
 
@@ -23,14 +20,12 @@ MOTIONS = (
     "moves left", "moves right", "moves up", "moves down", "grows", "shrinks",
     "spins left", "spins right", "stays still",
 )  # fmt: skip
-# Made-up words, for things that a model has never heard named. None is an English word or a word of the grammar.
+# Made-up names, for objects to be named in context. None is an English word or a word of the grammar.
 NAMES = tuple(
     """bamu blick bolu brimo cheda dax deebo dofa drulo ekku fendo fepo fimu fuli gazu glimo gopa gubi hasko hobu igga
     ilno jabo jelk jipa jomu kasi kelu kiba koda kreb laju leffo lomi luzi meepa moku mulo nabo nerk nifo nolu ocki
     oolu pabu pizo plim podu quib rabo riffo rumi sabu sefo skub somo tavo tefi tima togu vabi vusk wug zabo""".split()
 )
-_MARKS = ("<image>", ";", "?")  # a picture or clip; the end of what is said about it; the end of a question
-_QUESTION_WORDS = ("are", "color", "happens", "how", "it", "many", "the", "things", "what", "where", "yes")
 _IRREGULAR = {"sheep": "sheep", "fish": "fish", "butterfly": "butterflies", "strawberry": "strawberries"}
 _ALREADY_PLURAL = {"grapes", "cherries", "scissors", "glasses", "gloves"}
 
@@ -65,6 +60,17 @@ def korean_phrase(object_index, color_index):
     return color + OBJECTS[object_index].korean
 
 
+def phrase(pair, language):
+    """The written name of an (object, color) pair in "en" or "ko": "a red cat", "빨간색 고양이"."""
+    return noun_phrase(*pair) if language == "en" else korean_phrase(*pair)
+
+
+def spoken_phrase(pair, language):
+    """The name of an (object, color) pair as the voices say it: "red cat", "빨간색 고양이"."""
+    name = "name" if language == "en" else "korean"
+    return f"{getattr(COLORS[pair[1]], name)} {getattr(OBJECTS[pair[0]], name)}"
+
+
 def relation(scenes, index):
     """How the first item of scene `index` stands to the second: one of RELATIONS."""
     (x0, y0), (x1, y1) = scenes.centers[index, :2].tolist()
@@ -80,10 +86,10 @@ def describe(scenes, index):
     More: "a red apple, a blue dog and a pink cup".
     """
     count = int(scenes.counts[index])
-    things = list(zip(scenes.objects[index, :count].tolist(), scenes.colors[index, :count].tolist()))
-    if count > 1 and len(set(things)) == 1:
-        return noun_phrase(*things[0], count=count)
-    phrases = [noun_phrase(*thing) for thing in things]
+    items = list(zip(scenes.objects[index, :count].tolist(), scenes.colors[index, :count].tolist()))
+    if count > 1 and len(set(items)) == 1:
+        return noun_phrase(*items[0], count=count)
+    phrases = [noun_phrase(*item) for item in items]
     if count == 1:
         return phrases[0]
     if count == 2:
@@ -92,9 +98,9 @@ def describe(scenes, index):
 
 
 def captions(scenes, seed=None, template=None):
-    """One caption a scene: list of N strings.
+    """One caption per scene: list of N strings.
 
-    template: a string with {} for all of them; None draws one of TEMPLATES for each (seed: int or torch.Generator).
+    template: a string with {}, for all scenes; None draws one of TEMPLATES for each (seed: int or torch.Generator).
     """
     if template is not None:
         if "{}" not in template:
@@ -105,9 +111,9 @@ def captions(scenes, seed=None, template=None):
     return [TEMPLATES[t].format(describe(scenes, i)) for i, t in enumerate(drawn)]
 
 
-def pair_captions(pairs, template="{}"):
-    """Captions of (object, color) pairs: (P, 2) long -> list of P strings."""
-    return [template.format(noun_phrase(o, c)) for o, c in pairs.tolist()]
+def pair_captions(pairs):
+    """Plain captions of (object, color) pairs: (P, 2) long -> list of P strings."""
+    return [noun_phrase(o, c) for o, c in pairs.tolist()]
 
 
 def motion_phrase(object_index, color_index, motion):
@@ -116,74 +122,3 @@ def motion_phrase(object_index, color_index, motion):
     if OBJECTS[object_index].name in _ALREADY_PLURAL:
         verb = verb.removesuffix("s")
     return f"{noun_phrase(object_index, color_index)} {verb} {rest}".strip()
-
-
-def vocabulary(extended=False):
-    """Every word that a caption of a scene can hold, sorted. extended: and then those of video, questions and episodes.
-
-    The words of captions come first in both, and have the same ids in both tokenizers.
-    """
-    words = set(NUMBERS) | {"a", "an", "and", ","}
-    for text in (*TEMPLATES, *RELATIONS):
-        words |= set(text.replace("{}", " ").split())
-    for o in OBJECTS:
-        words |= {o.name, plural(o.name)}
-    words = sorted(words | {c.name for c in COLORS})
-    if not extended:
-        return words
-    # The checkpoints of lesson 02 hold one embedding for each word above, in this order, and <eot> is the id after
-    # them: one word more, and they would not load. So what later lessons say is a longer list, for Tokenizer(words).
-    verbs = {word for motion in MOTIONS for word in motion.split()}
-    verbs |= {verb.removesuffix("s") for verb in verbs}  # "scissors move"
-    return [*words, *_MARKS, *sorted(verbs - set(words)), *_QUESTION_WORDS, *NAMES]
-
-
-class Tokenizer:
-    """One id a word. <pad> is 0, <sot> and <eot> are the two highest ids (CLIP pools at the highest id).
-
-    words: list of distinct words; None is vocabulary(), and vocabulary(extended=True) reads video and episodes too.
-    Lesson 01 teaches how byte-pair encoding learns sub-words instead.
-    """
-
-    def __init__(self, words=None):
-        self.words = ["<pad>", *(vocabulary() if words is None else words), "<sot>", "<eot>"]
-        self.index = {word: i for i, word in enumerate(self.words)}
-        self.pad, self.sot, self.eot = 0, len(self.words) - 2, len(self.words) - 1
-        marks = [re.escape(word) for word in self.words[1:-2] if not word.isalpha()]
-        self._pattern = re.compile("|".join([*marks, r"[^\W\d_]+"]))
-
-    def __len__(self):
-        return len(self.words)
-
-    def encode(self, texts, length=None):
-        """Texts to token ids: (N, length) long, <sot> words <eot> then <pad>; length None fits the longest text.
-
-        Raises ValueError for a word that is not in the vocabulary, or a text longer than `length`.
-        """
-        rows = [[self.sot, *self.ids(text), self.eot] for text in texts]
-        longest = max(map(len, rows))
-        length = length or longest
-        if longest > length:
-            text = texts[[len(r) for r in rows].index(longest)]
-            raise ValueError(f"{text!r} needs {longest} tokens with <sot> and <eot>, and only {length} fit.")
-        return torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
-
-    def ids(self, text):
-        """The ids of one text's words and marks, as a list, without <sot> and <eot>."""
-        return [self._id(word) for word in self._pattern.findall(text.lower())]
-
-    def decode(self, tokens):
-        """Token ids (N, T) back to texts, without the special tokens."""
-        special = {self.pad, self.sot, self.eot}
-        return [_joined(self.words[i] for i in row if i not in special) for row in tokens.tolist()]
-
-    def _id(self, word):
-        if word not in self.index:
-            close = difflib.get_close_matches(word, self.words, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " mmlesson.world.vocabulary() lists the words it knows."
-            raise ValueError(f"The world has no word {word!r}.{hint}")
-        return self.index[word]
-
-
-def _joined(words):
-    return " ".join(words).replace(" ,", ",").replace(" ?", "?")

@@ -1,14 +1,14 @@
-"""Episodes: pictures and words in one stream, `<image> answer ; <image> answer ; ...`, to learn from in context."""
+"""Few-shot episodes: images and text in one sequence, `<image> answer ; <image> answer ; ...`."""
 
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
 
-from mmlesson.world.captions import MOTIONS, NAMES, NUMBERS, Tokenizer, describe, vocabulary
+from mmlesson.world.captions import MOTIONS, NAMES, NUMBERS, describe
 from mmlesson.world.objects import COLORS, OBJECTS
 from mmlesson.world.questions import askable, questions
 from mmlesson.world.scenes import MAX_ITEMS, Scenes, join, pairs, render, sample
+from mmlesson.world.tokenizer import Tokenizer, extended_tokenizer
 from mmlesson.world.video import Clips, render_video, video, video_captions
 
 IMAGE, END = "<image>", ";"
@@ -17,21 +17,16 @@ EPISODE_KINDS = ("new_words", "attribute", *ATTRIBUTES, "relation", "question", 
 IGNORE = -100
 
 
-@cache
-def _extended():
-    return Tokenizer(vocabulary(extended=True))
-
-
 @dataclass
 class Episodes:
-    """N episodes of M chunks; a chunk is a picture (or clip), perhaps a question, its answer, and the end mark.
+    """N episodes of M chunks. A chunk is an image (or clip), perhaps a question, its answer, and the end mark.
 
-    tokens (N, T) long, <pad> at the end. labels (N, T) long: the tokens on the answers that are true, -100 elsewhere;
-    not shifted, so the logits at t are held against the labels at t + 1. media: Scenes or Clips of N * M, episode by
-    episode. starts (N, M) long: where each answer begins. answers (N, M, A) long: the true answers' tokens, -100 after
-    the end. seen (N, M) long: how many earlier chunks of the episode have the same true answer (0: this one cannot be
-    known, if answers are made-up words). prompts, texts, shown: N lists of M strings: what stands before the answer,
-    the true answer, and the answer that the tokens hold.
+    tokens (N, T) long, <pad> at the end. labels (N, T) long: the tokens of true answers, -100 elsewhere; not shifted,
+    so the logits at t are compared with the labels at t + 1. media: Scenes or Clips of N * M, episode by episode.
+    starts (N, M) long: where each answer begins. answers (N, M, A) long: the tokens of the true answers, -100 after
+    their end. seen (N, M) long: how many earlier chunks of the episode have the same true answer (at 0, a made-up
+    word cannot be known). prompts, texts, shown: N lists of M strings: the text before the answer, the true answer,
+    and the answer that the tokens hold.
     """
 
     tokens: torch.Tensor
@@ -53,21 +48,21 @@ class Episodes:
         rows = torch.arange(len(self))[[index] if isinstance(index, int) else index]
         at = (rows[:, None] * self.starts.shape[1] + torch.arange(self.starts.shape[1])).flatten()
         picked = [[strings[i] for i in rows.tolist()] for strings in (self.texts, self.prompts, self.shown)]
-        return interleave(self.media[at], *picked, tokenizer=self.tokenizer)
+        return build_episodes(self.media[at], *picked, tokenizer=self.tokenizer)
 
     def images(self, side=32, frames=8, device=None):
-        """The pictures: (N, M, 3, side, side), or of clips (N, M, frames, 3, side, side), on `device` as in render."""
+        """The images (N, M, 3, side, side), or clips (N, M, frames, 3, side, side), on `device` as in render."""
         if isinstance(self.media, Clips):
-            pictures = render_video(self.media, frames, side, device)
+            images = render_video(self.media, frames, side, device)
         else:
-            pictures = _render(self.media, side, device)
-        return pictures.unflatten(0, self.starts.shape)
+            images = _render(self.media, side, device)
+        return images.unflatten(0, self.starts.shape)
 
     def correct(self, logits):
-        """Which answers a model gets right in all their words, told the earlier ones: (N, M) bool.
+        """Whether the model gets every word of each answer right, given the earlier answers: (N, M) bool.
 
-        logits (N, T, words), for these tokens. Answer i has i examples before it, so that the mean over the episodes
-        at i is the i-shot accuracy. Answers of several words are only meaningful where shown and texts agree.
+        logits (N, T, words), of these tokens. Answer i has i examples before it, so the mean over episodes at i is the
+        i-shot accuracy. Answers of several words are meaningful only where shown and texts agree.
         """
         if logits.shape[:2] != self.tokens.shape:
             raise ValueError(
@@ -80,54 +75,58 @@ class Episodes:
         return ((said == answers) | (answers == IGNORE)).all(dim=2)
 
     def take(self, chunks):
-        """The same episodes with only some chunks, in the order given: chunks (N, m) long, indices below M.
+        """The same episodes with some of their chunks, in the given order: chunks (N, m) long, indices below M.
 
-        So an episode with many shots is a pool to choose examples from (the paper's RICES chooses the most similar).
+        This makes an episode with many shots a pool to choose examples from, as RICES does (Flamingo, appendix A.2).
         """
         n, m = self.starts.shape
         chunks = torch.as_tensor(chunks)
         if chunks.ndim != 2 or len(chunks) != n or not chunks.numel() or chunks.min() < 0 or chunks.max() >= m:
             raise ValueError(f"take wants {n} rows of chunk indices from 0 to {m - 1}; got {chunks.tolist()}.")
         at = (chunks + torch.arange(n)[:, None] * m).flatten()
-        rows = [[[row[k] for k in keep] for row, keep in zip(all_rows, chunks.tolist())]
-                for all_rows in (self.texts, self.prompts, self.shown)]  # fmt: skip
-        return interleave(self.media[at], *rows, tokenizer=self.tokenizer)
+        rows = [
+            [[row[k] for k in kept] for row, kept in zip(all_rows, chunks.tolist())]
+            for all_rows in (self.texts, self.prompts, self.shown)
+        ]
+        return build_episodes(self.media[at], *rows, tokenizer=self.tokenizer)
 
 
-def interleave(media, texts, prompts=None, shown=None, tokenizer=None):
-    """Episodes from pictures and strings: `<image> answer ;` for each picture, one after the other.
+def build_episodes(media, texts, prompts=None, shown=None, tokenizer=None):
+    """Episodes from images and strings: `<image> answer ;` for each image, one after the other.
 
-    media: Scenes or Clips of N * M. texts: the answers, N lists of M strings. prompts: what stands before each answer
-    ("<image>" if None; "<image> what color is the dog?"). Nothing separates the picture and the answer, so that the
-    plain induction pattern, "what followed this the last time?", finds it. shown: what to write instead of the true
-    answers (labels of support chunks shuffled, say). tokenizer: one that knows the words (the extended one if None).
+    media: Scenes or Clips of N * M. texts: the answers, N lists of M strings. prompts: the text before each answer
+    ("<image>" if None; "<image> what color is the dog?"). Nothing separates the image from the answer, so the plain
+    induction pattern ("what followed this last time?") finds it. shown: what to write in place of the true answers,
+    such as shuffled labels of the examples. tokenizer: one that knows all words (the extended one if None).
     """
-    tokenizer = tokenizer or _extended()
+    tokenizer = tokenizer or extended_tokenizer()
     n, m = len(texts), len(texts[0]) if texts else 0
     prompts = [[IMAGE] * m] * n if prompts is None else prompts
     shown = texts if shown is None else shown
     for name, rows in (("texts", texts), ("prompts", prompts), ("shown", shown)):
         if not m or len(rows) != n or {len(row) for row in rows} != {m} or n * m != len(media):
             raise ValueError(
-                f"interleave wants one string for each of the {len(media)} pictures in {name}, as N lists of the same "
-                f"length; got {len(rows)} lists of {sorted({len(row) for row in rows})}."
+                f"build_episodes wants one string for each of the {len(media)} images in {name}, as N lists of the "
+                f"same length; got {len(rows)} lists of {sorted({len(row) for row in rows})}."
             )
-    rows, marks, starts = [], [], []
+    all_tokens, all_labels, all_starts = [], [], []
     for n_prompts, n_texts, n_shown in zip(prompts, texts, shown):
-        row, mark, start = [], [], []
-        for prompt, text, said in zip(n_prompts, n_texts, n_shown):
-            before, answer = tokenizer.ids(prompt), tokenizer.ids(said)
-            start.append(len(row) + len(before))
-            row += [*before, *answer, *tokenizer.ids(END)]
-            mark += [IGNORE] * len(before) + (answer if said == text else [IGNORE] * len(answer)) + [IGNORE]
-        rows.append(row), marks.append(mark), starts.append(start)
+        tokens, labels, starts = [], [], []
+        for prompt, text, written in zip(n_prompts, n_texts, n_shown):
+            before, answer = tokenizer.ids(prompt), tokenizer.ids(written)
+            starts.append(len(tokens) + len(before))
+            tokens += [*before, *answer, *tokenizer.ids(END)]
+            labels += [IGNORE] * len(before) + (answer if written == text else [IGNORE] * len(answer)) + [IGNORE]
+        all_tokens.append(tokens)
+        all_labels.append(labels)
+        all_starts.append(starts)
     answers = _padded([tokenizer.ids(text) for row in texts for text in row], IGNORE).unflatten(0, (n, m))
     same = (answers[:, :, None] == answers[:, None]).all(dim=3)
     return Episodes(
-        tokens=_padded(rows, tokenizer.pad),
-        labels=_padded(marks, IGNORE),
+        tokens=_padded(all_tokens, tokenizer.pad),
+        labels=_padded(all_labels, IGNORE),
         media=media,
-        starts=torch.tensor(starts),
+        starts=torch.tensor(all_starts),
         answers=answers,
         seen=same.tril(diagonal=-1).sum(dim=2),
         prompts=prompts,
@@ -147,20 +146,20 @@ def episodes(n, seed=0, kind="new_words", *, shots=8, split="train", ways=2, rec
     """n random episodes of `shots` examples and then a query. The same seed gives the same episodes.
 
     kind: what the answers are.
-        new_words  each episode gives `ways` objects a made-up name each. Each picture shows one of them in another
-                   place, size and turn; the query one of those that the examples named, all of them equally likely.
-                   recolor: in another color too, so that color cannot tell them apart. objects: indices of the
-                   objects that may come (all if None), to keep some for testing.
-        attribute  the color, the name or the number of what is seen (some of `attributes`; one for the whole episode:
-                   only the examples tell which). Pictures show 1 to 4 equal things where "count" is among them.
-        color, object, count: an attribute episode that can only be this.
-        relation   where one of two things is, seen from the other: `<image> where is the red cat? left ;`
+        new_words  each episode gives `ways` objects a made-up name each. Every image shows one of them at another
+                   place, size and angle. The query is one of those that the examples named, all equally likely.
+                   recolor: draw each image in a random color, so color cannot tell the objects apart. objects: indices
+                   of the objects that may appear (all if None), to keep some for testing.
+        attribute  the color, the name or the number of the objects in the image (some of `attributes`, and one for the
+                   whole episode: only the examples tell which). With "count", images show 1 to 4 equal items.
+        color, object, count: an attribute episode that always asks for this.
+        relation   where one of two items is, seen from the other: `<image> where is the red cat? left ;`
         question   any question of mmlesson.world.questions
         caption    a noun phrase, "a red apple"
         motion     media are clips: `<image> what happens? moves left ;`
-    split: which (object, color) pairs may appear. shuffled: the examples' answers exchanged among each other at
-    random, as a control: the pictures say nothing of them any more. (Of an attribute they still tell which one is
-    asked.) in_words: a description in place of <image>, so that the game can be played, and learned, in text alone.
+    split: which (object, color) pairs may appear. shuffled: a control in which the examples exchange their answers at
+    random, so the images no longer predict them. (The answers still tell which attribute is asked for.) in_words: a
+    description in place of <image>, so a language model can learn the task from text alone.
     """
     if kind not in EPISODE_KINDS:
         raise ValueError(f"There are no episodes of kind {kind!r}; choose one of {', '.join(EPISODE_KINDS)}.")
@@ -188,7 +187,7 @@ def episodes(n, seed=0, kind="new_words", *, shots=8, split="train", ways=2, rec
         heads = video_captions(media) if kind == "motion" else [describe(media, i) for i in range(n * m)]
     prompts = [f"{head} {question}".strip() for head, question in zip(heads, asked)]
     texts = _rows(answers, m)
-    return interleave(media, texts, _rows(prompts, m), _shuffled(texts, generator) if shuffled else None)
+    return build_episodes(media, texts, _rows(prompts, m), _shuffled(texts, generator) if shuffled else None)
 
 
 def _rows(flat, m):
@@ -196,7 +195,7 @@ def _rows(flat, m):
 
 
 def _shuffled(texts, generator):
-    """The answers of each episode exchanged at random among its examples; the last, the query, stays."""
+    """The answers of each episode, exchanged at random among its examples; the last, the query's, stays."""
     orders = torch.rand(len(texts), len(texts[0]) - 1, generator=generator).argsort(dim=1).tolist()
     return [[*(row[k] for k in order), row[-1]] for row, order in zip(texts, orders)]
 
@@ -209,23 +208,26 @@ def _new_words(n, m, generator, split, ways, recolor, objects):
         raise ValueError(f"objects is a list of object indices from 0 to {len(OBJECTS) - 1}; got {objects!r}.")
     if not 1 <= ways <= min(len(NAMES), len(choices)):
         raise ValueError(
-            f"ways is how many things an episode names, from 1 to {min(len(NAMES), len(choices))} "
+            f"ways is how many objects an episode names, from 1 to {min(len(NAMES), len(choices))} "
             f"({len(NAMES)} names, {len(choices)} objects); got {ways}."
         )
 
-    def some(of):
-        return torch.rand(n, of, generator=generator).argsort(dim=1)[:, :ways]
+    def choose(count):
+        """`ways` distinct indices below count for each episode: (n, ways)."""
+        return torch.rand(n, count, generator=generator).argsort(dim=1)[:, :ways]
 
-    things, names = choices[some(len(choices))], some(len(NAMES))
+    named_objects, names = choices[choose(len(choices))], choose(len(NAMES))
     which = torch.randint(ways, (n, m), generator=generator)
     if m > 1:  # the query: any of those that were named, however often
         named = torch.zeros(n, ways).scatter_(1, which[:, :-1], 1.0)
         which[:, -1:] = torch.multinomial(named, 1, generator=generator)
-    shown = things.gather(1, which)
+    shown = named_objects.gather(1, which)
     if recolor:
         colors = torch.multinomial(allowed[shown.flatten()], 1, generator=generator)
     else:
-        colors = torch.multinomial(allowed[things.flatten()], 1, generator=generator).view(n, ways).gather(1, which)
+        colors = (
+            torch.multinomial(allowed[named_objects.flatten()], 1, generator=generator).view(n, ways).gather(1, which)
+        )
     scenes = _alone(torch.stack([shown.flatten(), colors.flatten()], dim=1), generator)
     return scenes, [NAMES[k] for k in names.gather(1, which).flatten().tolist()]
 
@@ -244,14 +246,14 @@ def _alone(chosen, generator):
 def _attributes(n, m, generator, split, attributes):
     if not attributes or not set(attributes) <= set(ATTRIBUTES):
         raise ValueError(f"attributes are some of {', '.join(ATTRIBUTES)}; got {attributes!r}.")
-    # The pictures are the same whichever attribute is asked: nothing in them tells.
+    # The images are drawn alike whichever attribute is asked for: nothing in them gives it away.
     counted = "count" in attributes
     scenes = _varied(n * m, generator, split) if counted else sample(n * m, generator, distinct=False, split=split)
-    things = torch.stack([scenes.colors[:, 0], scenes.objects[:, 0], scenes.counts], dim=1)
+    attributes_of = torch.stack([scenes.colors[:, 0], scenes.objects[:, 0], scenes.counts], dim=1)
     columns = torch.tensor([ATTRIBUTES.index(a) for a in attributes])
     asked = columns[torch.randint(len(columns), (n,), generator=generator)].repeat_interleave(m)
     words = [c.name for c in COLORS], [o.name for o in OBJECTS], NUMBERS
-    found = things.gather(1, asked[:, None]).flatten().tolist()
+    found = attributes_of.gather(1, asked[:, None]).flatten().tolist()
     return scenes, [words[column][k] for column, k in zip(asked.tolist(), found)]
 
 
@@ -268,7 +270,7 @@ def _varied(n, generator, split, items=tuple(range(1, MAX_ITEMS + 1)), same=(Tru
 
 
 def _askable(n, generator, split, kinds, items):
-    """n scenes about which something of these kinds can be asked."""
+    """n scenes about which a question of these kinds can be asked."""
     kept = []
     while sum(map(len, kept)) < n:
         drawn = _varied(n, generator, split, items, same=(True, False) if kinds is None else (False,))
@@ -277,13 +279,13 @@ def _askable(n, generator, split, kinds, items):
 
 
 def _render(scenes, side, device):
-    """render, with the scenes of one item apart: it fits the drawings' resolution to the fullest scene of a batch."""
+    """As render, with scenes of one item apart: render fits the resolution to the fullest scene of a batch."""
     single = scenes.counts == 1
     if single.all() or not single.any():
         return render(scenes, side, device=device)
     first = Scenes(*(t if name == "backgrounds" else t[:, :1] for name, t in vars(scenes).items()))
     parts = [render(first[single], side, device=device), render(scenes[~single], side, device=device)]
-    pictures = torch.empty(len(scenes), *parts[0].shape[1:], device=parts[0].device)
+    images = torch.empty(len(scenes), *parts[0].shape[1:], device=parts[0].device)
     for mask, part in zip((single, ~single), parts):
-        pictures[mask.to(part.device)] = part
-    return pictures
+        images[mask.to(part.device)] = part
+    return images

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmlesson.world.objects import COLORS, NATURAL, OBJECTS
 
 STYLES = ("drawing", "line", "silhouette")
-MARGIN = 1.1  # the bank shows the square [-1.1, 1.1]; the drawing fills [-1, 1], so that edges blend into nothing
+MARGIN = 1.1  # the bank shows the square [-1.1, 1.1]; the drawing fills [-1, 1], so edges blend into nothing
 _RASTER = 320  # pixels of the master drawing; every bank is reduced from it
 
 
@@ -46,7 +46,7 @@ def tint(rgba, color):
         return rgba
     rgb = torch.tensor(COLORS[color].rgb, dtype=rgba.dtype) / 255
     luminance = rgba[..., :3] @ torch.tensor([0.299, 0.587, 0.114], dtype=rgba.dtype)
-    # Relative to the drawing's own fill, so that a dark drawing (a truck) shows its color as well as a light one.
+    # Relative to the drawing's own fill: a dark drawing (a truck) shows its color as well as a light one.
     fill = luminance[(rgba[..., 3] > 0.5) & (luminance > 0.2)].mean()
     shade = 0.12 + 0.88 * (luminance / (1.15 * fill)).clamp(0, 1)
     return torch.cat([rgb * shade[..., None], rgba[..., 3:]], dim=-1)
@@ -66,26 +66,26 @@ def restyle(rgba, color, style):
 def bank(pixels, style="drawing", device="cpu"):
     """All drawings in all colors: (objects, colors + 1, 4, pixels, pixels), premultiplied RGBA in [0, 1].
 
-    style is one of STYLES. Premultiplied, so that interpolation cannot bleed the color of invisible pixels.
+    style is one of STYLES. Premultiplied, so interpolation cannot bleed the color of invisible pixels.
     """
-    pictures = []
+    drawings = []
     for i in range(len(OBJECTS)):
         small = master(i).resize((pixels, pixels), Image.Resampling.BOX)
         rgba = torch.from_numpy(np.array(small, dtype=np.float32) / 255)
         for color in range(NATURAL + 1):
             colored = tint(rgba, color) if style == "drawing" else restyle(rgba, color, style)
-            pictures.append(torch.cat([colored[..., :3] * colored[..., 3:], colored[..., 3:]], dim=-1))
-    stacked = torch.stack(pictures).unflatten(0, (len(OBJECTS), NATURAL + 1))
+            drawings.append(torch.cat([colored[..., :3] * colored[..., 3:], colored[..., 3:]], dim=-1))
+    stacked = torch.stack(drawings).unflatten(0, (len(OBJECTS), NATURAL + 1))
     return stacked.permute(0, 1, 4, 2, 3).contiguous().to(device)
 
 
 @cache
-def outline(directions=32):
-    """The extreme points of every drawing in `directions` directions: (objects, directions, 2), x and y in [-1, 1].
+def outline():
+    """The extreme points of every drawing in 32 directions: (objects, 32, 2), x and y in [-1, 1].
 
     Rotating these points and taking their extent gives the exact box of a rotated drawing (up to the sampling).
     """
-    angle = torch.arange(directions) * (2 * torch.pi / directions)
+    angle = torch.arange(32) * (2 * torch.pi / 32)
     toward = torch.stack([angle.cos(), angle.sin()])
     points = []
     for i in range(len(OBJECTS)):

@@ -1,4 +1,4 @@
-"""Scenes: what is where, in which color, of which size. The spec is the truth; pictures and captions come from it."""
+"""Scenes: what is where, in which color, of which size. The spec is the truth; images and captions come from it."""
 
 import difflib
 from dataclasses import dataclass
@@ -13,17 +13,18 @@ OBJECT_INDEX = {o.name: i for i, o in enumerate(OBJECTS)}
 COLOR_INDEX = {c.name: i for i, c in enumerate(COLORS)} | {"natural": NATURAL}
 MAX_ITEMS = 4
 EMPTY = -1
-FEW = range(
-    0, len(OBJECTS), 3
-)  # for sample(): a third of the objects, of every category, for models with much to learn
-STEADY = {"size": (0.85, 0.95), "angle": 5.0, "spread": 0.3}  # for sample(): large, upright, near the cell's middle
+# For sample(): a third of the objects, some of every category, for models that have much to learn.
+SUBSET = range(0, len(OBJECTS), 3)
+# For sample(): items that are large, upright and near the middle of their cell.
+LARGE_UPRIGHT = {"size": (0.85, 0.95), "angle": 5.0, "spread": 0.3}
 BACKGROUND = (0.96, 0.96, 0.94)  # paper; random scenes draw a light color of their own
+MEAN, STD = 0.88, 0.22  # of the pixels of random scenes, roughly
 
 
 def held_out(objects, colors):
-    """True where an (object, color) pair is kept out of training: (object index + color index) divisible by 8.
+    """True where an (object, color) pair is kept out of training: (object index + color index) is divisible by 8.
 
-    So 96 of the 768 pairs are never seen in training: one color for each object, 12 objects for each color.
+    So training never shows 96 of the 768 pairs: one color of each object, 12 objects of each color.
     Works on ints and on tensors of any shape. "natural" is never held out.
     """
     return ((objects + colors) % len(COLORS) == 0) & (colors != NATURAL)
@@ -31,7 +32,7 @@ def held_out(objects, colors):
 
 @dataclass(frozen=True)
 class Item:
-    """One drawing in a scene. x, y: center; size: longer side; all in fractions of the picture. angle: degrees."""
+    """One drawing in a scene. x, y: center; size: longer side; all in fractions of the image. angle: degrees."""
 
     object: str
     color: str = "natural"
@@ -46,7 +47,7 @@ class Scenes:
     """A batch of N scenes with up to K items each, as tensors.
 
     objects, colors (N, K) long, EMPTY where there is no item; centers (N, K, 2), sizes (N, K) in fractions of the
-    picture's side; angles (N, K) in radians, counterclockwise; backgrounds (N, 3) RGB in [0, 1].
+    image's side; angles (N, K) in radians, counterclockwise; backgrounds (N, 3) RGB in [0, 1].
     """
 
     objects: torch.Tensor
@@ -79,7 +80,7 @@ class Scenes:
         """The exact box around every item: (N, K, 4) as x0, y0, x1, y1 in fractions of the side; zeros where empty."""
         points = glyphs.outline()[self.objects.clamp(min=0)]  # (N, K, directions, 2)
         cos, sin = self.angles.cos()[..., None], self.angles.sin()[..., None]
-        # y points down in pictures, so a counterclockwise turn by the angle reads like this.
+        # y points down in images, so a counterclockwise turn by the angle reads like this.
         x = cos * points[..., 0] + sin * points[..., 1]
         y = cos * points[..., 1] - sin * points[..., 0]
         turned = torch.stack([x, y], dim=-1) * (self.sizes / 2)[..., None, None] + self.centers[..., None, :]
@@ -96,11 +97,11 @@ def _named(kind, name, known):
     raise ValueError(f"There is no {kind} {name!r} in the world; {hint}")
 
 
-def scene(*items, background=BACKGROUND):
+def scene(*items):
     """One scene written by hand, as a batch of one: scene(Item("cat", "red", x=0.3, size=0.4), ...).
 
     Raises ValueError, in one sentence, for an unknown object or color, a size that is not in (0, 1], an item that
-    leaves the picture, items that overlap, or a wrong number of items.
+    leaves the image, items that overlap, or a wrong number of items.
     """
     if not 1 <= len(items) <= MAX_ITEMS:
         raise ValueError(f"A scene holds 1 to {MAX_ITEMS} items, and this one has {len(items)}.")
@@ -117,13 +118,13 @@ def scene(*items, background=BACKGROUND):
         centers=torch.tensor([[(float(i.x), float(i.y)) for i in items]]),
         sizes=torch.tensor([[float(i.size) for i in items]]),
         angles=torch.deg2rad(torch.tensor([[float(i.angle) for i in items]])),
-        backgrounds=torch.tensor([background], dtype=torch.float32),
+        backgrounds=torch.tensor([BACKGROUND]),
     )
     boxes = made.boxes()[0]
     for item, box in zip(items, boxes):
         if box.min() < -0.01 or box.max() > 1.01:
             raise ValueError(
-                f"T{_the(item)[1:]} leaves the picture: its box is {_rounded(box)}, "
+                f"T{_the(item)[1:]} leaves the image: its box is {_rounded(box)}, "
                 "and x and y run from 0 to 1; move it inward or make it smaller."
             )
     for a in range(len(items)):
@@ -145,7 +146,7 @@ def _rounded(box):
 
 
 def join(batches):
-    """Several batches of scenes as one; those with fewer items are filled up with EMPTY."""
+    """Several batches of scenes as one; those with fewer items are padded with EMPTY."""
     width = max(b.objects.shape[1] for b in batches)
 
     def padded(tensor, name):
@@ -161,7 +162,7 @@ def join(batches):
 def pairs(split="all", objects=None):
     """The (object, color) pairs of a split as (P, 2) long: "train" 672, "held_out" 96, "all" 768 of them.
 
-    objects: indices of the objects to take; None takes all 96.
+    objects: indices of the objects to take; None means all 96.
     """
     objects = torch.arange(len(OBJECTS)) if objects is None else torch.as_tensor(objects)
     if not (len(objects) and 0 <= objects.min() and objects.max() < len(OBJECTS)):
@@ -175,7 +176,7 @@ def pairs(split="all", objects=None):
 
 
 def draw_pairs(n, split, generator, objects=None):
-    """n pairs at random: (n, 2). No pair comes twice before each has come once, so small batches hold no duplicates."""
+    """n random pairs: (n, 2). No pair comes twice before each has come once, so small batches hold no duplicates."""
     table = pairs(split, objects)
     rounds = [torch.randperm(len(table), generator=generator) for _ in range(-(-n // len(table)))]
     return table[torch.cat(rounds)[:n]]
@@ -188,11 +189,11 @@ def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95
     seed: an int or a torch.Generator (on the CPU). split: which (object, color) pairs may appear ("train",
     "held_out", "all"). distinct: with one item, no pair repeats within a batch of up to 672 ("train") scenes; False
     draws each independently, as pairs from the web would come. size: range for a scene of one item, in fractions of
-    the side; scenes with more items place each in a cell of its own and use half of it. angle: largest turn in
+    the side; scenes with more items give each a cell of its own and use half the size. angle: largest rotation in
     degrees. spread: how far from the middle of its cell an item may lie, from 0 (in the middle) to 1 (anywhere that
-    it fits). same: all items of a scene are the same object in the same color (for counting). objects: the indices of
-    the objects that may appear; None is all 96.
-    Two items stand in one row or one column, so that "left of" or "above" is always true of them.
+    it fits). same: all items of a scene are the same object in the same color (for counting). objects: indices of the
+    objects that may appear; None means all 96.
+    Two items always stand in one row or one column, so either "left of" or "above" is true of them.
     """
     if n < 1 or not 1 <= items <= MAX_ITEMS:
         raise ValueError(f"sample needs n >= 1 and 1 to {MAX_ITEMS} items; got n={n}, items={items}.")
@@ -218,8 +219,8 @@ def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95
         angles=torch.deg2rad(uniform(n, items, low=-angle, high=angle)),
         backgrounds=uniform(n, 3, low=0.8, high=1.0),
     )
-    # Every item has a cell: the whole picture, or a quarter of it. Boxes around the origin say how large the turned
-    # drawings are: those that outgrow their cell shrink, the others get a random place inside it.
+    # Every item has a cell: the whole image, or a quarter of it. Boxes around the origin say how large the rotated
+    # drawings are. Those that outgrow their cell shrink; then each gets a random place inside its cell.
     cell = 1.0 if items == 1 else 0.5
     corner = torch.zeros(n, 1, 2) if items == 1 else _cells(n, items, generator) * cell
     extent = scenes.boxes()[..., 2:] - scenes.boxes()[..., :2]
@@ -245,9 +246,9 @@ def _cells(n, items, generator):
 
 
 def render(scenes, side=32, style="drawing", device=None):
-    """The pictures of a batch of scenes: (N, 3, side, side) floats in [0, 1], on `device` (mmlesson.device() if None).
+    """The images of a batch of scenes: (N, 3, side, side) floats in [0, 1], on `device` (mmlesson.device() if None).
 
-    One batched affine_grid + grid_sample over the bank of drawings for each item slot. style: one of glyphs.STYLES.
+    One batched affine_grid + grid_sample over the bank of drawings per item slot. style: one of glyphs.STYLES.
     The same scenes give the same bytes on the same device.
     """
     from mmlesson import device as default_device
@@ -255,10 +256,10 @@ def render(scenes, side=32, style="drawing", device=None):
     if style not in glyphs.STYLES:
         raise ValueError(f"There is no style {style!r}; choose one of {', '.join(glyphs.STYLES)}.")
     if not (isinstance(side, int) and side >= 8):
-        raise ValueError(f"side is the picture's height and width in pixels, a whole number from 8 up; got {side!r}.")
+        raise ValueError(f"side is the image's height and width in pixels, a whole number from 8 up; got {side!r}.")
     device = torch.device(device) if device is not None else default_device()
     n, slots = scenes.objects.shape
-    # The bank's resolution follows the drawings' size, so that reducing them does not alias.
+    # The bank's resolution follows the drawings' size, so reducing them does not alias.
     pixels = max(16, round(side * (1.0 if slots == 1 else 0.5) * glyphs.MARGIN))
     drawings = glyphs.bank(pixels, style, str(device)).flatten(0, 1)
     canvas = scenes.backgrounds.to(device)[:, :, None, None].expand(n, 3, side, side)
@@ -273,8 +274,13 @@ def render(scenes, side=32, style="drawing", device=None):
     return canvas.clamp(0, 1)
 
 
+def normalize(images):
+    """Images in [0, 1] -> roughly mean 0 and standard deviation 1, by the world's own mean and standard deviation."""
+    return (images - MEAN) / STD
+
+
 def _placement(scenes, k):
-    """(N, 2, 3): the map from picture coordinates to drawing coordinates, both in [-1, 1], as affine_grid wants it."""
+    """(N, 2, 3): the map from image coordinates to drawing coordinates, both in [-1, 1], as affine_grid wants it."""
     scale = 1 / (scenes.sizes[:, k].clamp(min=1e-6) * glyphs.MARGIN)
     cos, sin = scenes.angles[:, k].cos() * scale, scenes.angles[:, k].sin() * scale
     x, y = (scenes.centers[:, k] * 2 - 1).unbind(dim=1)

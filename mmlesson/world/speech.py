@@ -1,7 +1,7 @@
 """Speech: the names of colors and objects, and two questions, spoken in English and in Korean by several voices.
 
-The recordings were made once with eSpeak NG by `mmlesson/make_speech.py`; assets/speech holds them as Ogg Opus, one
-file a voice, and assets/speech.json says where each utterance lies. Some voices are kept out of training.
+The recordings were made once with eSpeak NG, by `mmlesson/tools/record_speech.py`. assets/speech holds them as Ogg
+Opus, one file per voice, and index.json says where each utterance lies. Some voices are held out of training.
 """
 
 import functools
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 
 from mmlesson.world.objects import COLORS, OBJECTS
 
-RATE = 8000  # samples a second
+RATE = 8000  # samples per second
 SAMPLES = 16_640  # of every clip: 2.08 seconds
 LANGUAGES = ("en", "ko")
 SPOKEN_QUESTIONS = {"en": ("what is it", "what color is it"), "ko": ("이게 뭐야", "무슨 색이야")}
-VOICES = {  # for each split
+VOICES = {  # of each split
     "train": ("m1", "m2", "m3", "m6", "m8", "f1", "f2", "f4", "Andy", "linda"),
     "held_out": ("m7", "f5", "Annie"),
 }
@@ -39,13 +39,13 @@ def recordings(voice):
 
     if voice not in VOICES["train"] + VOICES["held_out"]:
         raise ValueError(f"There is no voice {voice!r}; choose one of {', '.join(sum(VOICES.values(), ()))}.")
-    index = json.loads((assets.folder() / "speech.json").read_text(encoding="utf-8"))
-    samples, rate = soundfile.read(assets.folder() / "speech" / f"{voice}.ogg", dtype="float32")
+    index = json.loads((assets() / "speech" / "index.json").read_text(encoding="utf-8"))
+    samples, rate = soundfile.read(assets() / "speech" / f"{voice}.ogg", dtype="float32")
     said, lengths = utterances("en") + utterances("ko"), index["lengths"][voice]
     if (rate, len(samples), len(lengths)) != (RATE, sum(lengths), len(said)):
         raise ValueError(
-            f"assets/speech/{voice}.ogg is not what assets/speech.json says: expected {sum(lengths)} samples at {RATE} "
-            f"a second, found {len(samples)} at {rate}. Restore both with `git checkout assets`."
+            f"assets/speech/{voice}.ogg is not what its index.json says: expected {sum(lengths)} samples at {RATE} "
+            f"per second, found {len(samples)} at {rate}. Restore both with `git checkout assets`."
         )
     return dict(zip(said, torch.from_numpy(samples).split(lengths)))
 
@@ -53,9 +53,9 @@ def recordings(voice):
 def speak(phrases, seed=0, voices="train", vary=True):
     """Phrases such as "red cat", "고양이" or "what is it" as sound: (N, SAMPLES) floats at RATE.
 
-    voices: a split ("train", "held_out": a voice is drawn for each phrase), one voice, or N of them. vary: also draw
-    tempo and pitch (together, up to a tenth either way), loudness, pauses, the start, and a little noise; else the
-    plain recording. The same seed (an int or a torch.Generator) gives the same sounds.
+    voices: a split ("train" or "held_out", from which each phrase draws its voice), one voice, or N voices. vary: draw
+    tempo and pitch (together, up to a tenth either way), loudness, pauses, the start, and a little noise; False gives
+    the plain recording. The same seed (an int or a torch.Generator) gives the same sounds.
     Raises ValueError for a word that no voice says.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ from mmlesson.world.captions import MOTIONS, motion_phrase
 from mmlesson.world.objects import OBJECTS
 from mmlesson.world.scenes import Scenes, pairs, render
 
-ROUND = ("ball", "cookie", "donut")  # nobody sees them spin, so no clip shows them: else they would rule spinning out
+ROUND = ("ball", "cookie", "donut")  # rotation is invisible on them: left out, or the object would give the motion away
 # What a motion changes from the first to the last moment: x, y (down), size and angle (counterclockwise).
 _CHANGES = {
     "moves left": (-1, 0, 0, 0),
@@ -21,16 +21,16 @@ _CHANGES = {
     "spins right": (0, 0, 0, -1),
     "stays still": (0, 0, 0, 0),
 }
-_TRAVEL = (0.2, 0.3)  # of the picture's side
+_TRAVEL = (0.2, 0.3)  # of the image's side
 _GROWTH = (1.4, 1.6)  # times
-_TURN = (50.0, 75.0)  # degrees
+_ROTATION = (50.0, 75.0)  # degrees
 _SIZE = (0.35, 0.7)  # a drawing's longer side, at any moment
-_TILT = 60.0  # degrees: a drawing's largest turn to either side, at any moment
+_TILT = 60.0  # degrees: a drawing's largest angle to either side, at any moment
 
 
 @dataclass
 class Clips:
-    """A batch of N clips: the first and the last moment of each, as scenes of one item; between them all is linear.
+    """A batch of N clips: the first and the last moment of each, as scenes of one item, with linear motion in between.
 
     motions (N,) long, indices into MOTIONS; first, last: Scenes of N.
     """
@@ -82,10 +82,10 @@ class Clips:
 def video(n, seed=0, *, motion=None, split="train"):
     """n random clips of one item each. The same seed gives the same clips.
 
-    seed: an int or a torch.Generator (on the CPU). motion: one of MOTIONS for all, n of their indices, or None to
-    draw each. split: which (object, color) pairs may appear ("train", "held_out", "all").
-    Every motion draws its places, sizes and turns from the same ranges, within which the whole path must fit; so one
-    frame tells little of the motion (what lies far left is only unlikely to be about to move left).
+    seed: an int or a torch.Generator (on the CPU). motion: one of MOTIONS for all clips, n indices into MOTIONS, or
+    None to draw each. split: which (object, color) pairs may appear ("train", "held_out", "all").
+    Every motion draws its places, sizes and angles from the same ranges, within which the whole path must fit, so one
+    frame says little about the motion (an item far left is only unlikely to be about to move left).
     """
     if n < 1:
         raise ValueError(f"video needs n >= 1 clips; got n={n}.")
@@ -99,13 +99,13 @@ def video(n, seed=0, *, motion=None, split="train"):
         return torch.rand(n, *shape, generator=generator) * (high - low) + low
 
     def path(low, high, change, *shape):
-        """Both ends of a way of length `change` that lies anywhere between low and high."""
+        """Both ends of a path of length `change` that lies anywhere between low and high."""
         start = uniform(low + (-change).clamp(min=0), high - change.clamp(min=0), *shape)
         return start, start + change
 
     sign = torch.tensor([_CHANGES[m] for m in MOTIONS], dtype=torch.float32)[motions]  # (n, 4)
     sizes = path(*torch.tensor(_SIZE).log(), uniform(*_GROWTH).log() * sign[:, 2])
-    angles = path(-_TILT, _TILT, uniform(*_TURN) * sign[:, 3])
+    angles = path(-_TILT, _TILT, uniform(*_ROTATION) * sign[:, 3])
     backgrounds = uniform(0.8, 1.0, 3)
 
     def moment(k, centers):
@@ -139,11 +139,11 @@ def _indices(motion, n, generator):
 
 
 def render_video(clips, frames=8, side=32, device=None):
-    """The pictures of a batch of clips: (N, frames, 3, side, side) floats in [0, 1], on `device` as in render."""
+    """The images of a batch of clips: (N, frames, 3, side, side) floats in [0, 1], on `device` as in render."""
     return render(clips.frames(frames), side, device=device).unflatten(0, (len(clips), frames))
 
 
 def video_captions(clips, template="{}"):
-    """One caption a clip: list of N strings like "a red cat moves left"."""
-    things = zip(clips.objects.tolist(), clips.colors.tolist(), clips.motions.tolist())
-    return [template.format(motion_phrase(*thing)) for thing in things]
+    """One caption per clip: list of N strings like "a red cat moves left"."""
+    clips = zip(clips.objects.tolist(), clips.colors.tolist(), clips.motions.tolist())
+    return [template.format(motion_phrase(*clip)) for clip in clips]

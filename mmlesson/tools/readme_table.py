@@ -7,30 +7,32 @@ import json
 import os
 from pathlib import Path
 
-from mmlesson import assets
+import mmlesson
 
 BEGIN, END = "<!-- contract:begin -->", "<!-- contract:end -->"
 
 
-def read_results(lessons, folder):
-    """The results of `lessons` (their names, such as "02_clip") in `folder` (Path): a list of dicts, in that order.
+def read_results(notebooks, folder):
+    """The results of `notebooks` (file stems, such as "03_clip") in `folder` (Path): a list of dicts, in that order.
 
-    Raises FileNotFoundError if some are missing, ValueError if one is damaged or if they are not from one run.
+    The results of a lesson are named by its slug, such as clip.json. Raises FileNotFoundError if some are missing,
+    ValueError if one is damaged or if they are not from one run.
     """
-    missing = [lesson for lesson in lessons if not (folder / f"{lesson}.json").is_file()]
-    if missing or not lessons:
+    slugs = {notebook: notebook.partition("_")[2] for notebook in notebooks}
+    missing = [slug for slug in slugs.values() if not (folder / f"{slug}.json").is_file()]
+    if missing or not notebooks:
         raise FileNotFoundError(
             f"There are no results for {', '.join(missing) or 'any lesson'} in {folder}: run `make contract`, which "
             "executes every lesson first."
         )
     results = []
-    for lesson in lessons:
+    for notebook, slug in slugs.items():
         try:
-            result = json.loads((folder / f"{lesson}.json").read_text(encoding="utf-8"))
-            results.append({**result, "lesson": lesson, "machine": _machine(result), "cost": _cost(result)})
+            result = json.loads((folder / f"{slug}.json").read_text(encoding="utf-8"))
+            results.append({**result, "notebook": notebook, "machine": _machine(result), "cost": _cost(result)})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{folder / lesson}.json is damaged ({error!r}): delete it, then run `make contract`."
+                f"{folder / slug}.json is damaged ({error!r}): delete it, then run `make contract`."
             ) from None
     machines = {result["machine"] for result in results}
     if len(machines) > 1:
@@ -51,7 +53,8 @@ def table(results):
     ]
     for result in results:
         minutes, megabytes = result["cost"]
-        lines.append(f"| [{result['lesson']}](notebooks/{result['lesson']}.ipynb) | {minutes:.1f} | {megabytes:,} MB |")
+        name = result["notebook"]
+        lines.append(f"| [{name}](notebooks/{name}.ipynb) | {minutes:.1f} | {megabytes:,} MB |")
     return "\n".join(lines)
 
 
@@ -68,11 +71,11 @@ def rewrite(readme, results):
 
 def main():
     """Rewrite the README's table from the results of all notebooks in the checkout."""
-    root = assets.root()
+    root = mmlesson.repository()
     if not root:
         raise FileNotFoundError("The table stands in the README of a clone: run this in the folder of the repository.")
-    lessons = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
-    results = read_results(lessons, Path(os.environ.get("MMLESSON_RESULTS") or root / "results"))
+    notebooks = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+    results = read_results(notebooks, Path(os.environ.get("MMLESSON_RESULTS") or root / "results"))
     rewrite(root / "README.md", results)
     print(f"README.md: the costs of {len(results)} lessons on {results[0]['machine']}.")
     return 0

@@ -13,7 +13,7 @@ def in_notebook():
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def emit(text, html=None, png=None, updatable=False):
+def show(text, html=None, png=None, updatable=False):
     """Show `text` with its richer twin: `html` (str), or `png` (bytes) whose alternative text is `text`.
 
     Returns a handle for `update` if `updatable`. Outside a notebook only the text is printed, and nothing returned.
@@ -27,10 +27,10 @@ def emit(text, html=None, png=None, updatable=False):
     return display(bundle, metadata=metadata, raw=True, display_id=True if updatable else None)
 
 
-def update(handle, text, html=None, png=None):
-    """Replace, in place, what `emit(..., updatable=True)` showed. Does nothing for handle None."""
+def update(handle, text, png=None):
+    """Replace, in place, the output of `show(..., updatable=True)`. Does nothing if handle is None."""
     if handle is not None:
-        bundle, metadata = _bundle(text, html, png)
+        bundle, metadata = _bundle(text, None, png)
         handle.update(bundle, metadata=metadata, raw=True)
 
 

@@ -1,4 +1,4 @@
-"""Scores with a known truth: does the attention lie where the object is, and is the match ranked first?"""
+"""Metrics with a known truth: does the attention lie on the object, and is the match ranked first?"""
 
 import torch
 
@@ -18,7 +18,7 @@ def pointing_game(maps, boxes):
 
 
 def pointing_chance(grid, boxes):
-    """The share of the grid's cells that would be a hit in the pointing game: what pointing at random scores.
+    """The fraction of the grid's cells that would hit in the pointing game: what pointing at random scores.
 
     grid: (gh, gw). boxes: (..., 4). Returns float (...).
     """
@@ -26,7 +26,7 @@ def pointing_chance(grid, boxes):
 
 
 def attention_inside(maps, boxes):
-    """The share of each map's attention that lies inside the box, a cell on the edge counting with its area inside.
+    """The fraction of each map's attention inside the box; a cell on the edge counts by its area inside.
 
     maps: (..., gh, gw), not negative. boxes: (..., 4) as in pointing_game. Returns float (...) from 0 to 1; even
     attention scores the box's area, (x1 - x0) * (y1 - y0).
@@ -37,7 +37,7 @@ def attention_inside(maps, boxes):
     height, width = maps.shape[-2:]
     x0, y0, x1, y1 = (boxes[..., i, None].to(maps) for i in range(4))
     rows, columns = (torch.arange(n, device=maps.device) / n for n in (height, width))
-    # How much of each row and of each column of cells the box covers, as shares of the cell.
+    # How much of each row and of each column of cells the box covers, as fractions of the cell.
     down = ((rows + 1 / height).minimum(y1) - rows.maximum(y0)).clamp(min=0) * height
     across = ((columns + 1 / width).minimum(x1) - columns.maximum(x0)).clamp(min=0) * width
     covered = down[..., :, None] * across[..., None, :]
@@ -45,10 +45,10 @@ def attention_inside(maps, boxes):
 
 
 def recall_at_k(similarity, k=1, target=None):
-    """The share of rows whose target is among the k highest scores of its row, as a float from 0 to 1.
+    """The fraction of rows whose target is among the k highest scores of the row, as a float from 0 to 1.
 
     similarity: (N, M), row i against every candidate. target: (N,) column of the right candidate; default i itself.
-    A tie counts against the target, so that a model that scores everything the same is not rewarded.
+    A tie counts against the target, so a model that scores everything alike is not rewarded.
     """
     if not torch.isfinite(similarity).all():
         raise ValueError("recall_at_k got scores that are not finite (nan or inf): they have no order.")

