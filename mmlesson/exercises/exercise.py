@@ -1,0 +1,230 @@
+"""What an exercise is: the cases that it tries, its correct answer, and its table of mistakes."""
+
+import functools
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from mmlesson.exercises import calls, compare
+from mmlesson.exercises.calls import CheckFailed, Interrupted, NotAttempted
+
+DTYPES = torch.float32, torch.float64
+
+
+def exercise(**parts):
+    """Decorator: turns a function check(answer), which states the cases, into an Exercise. parts: see Exercise."""
+    return functools.partial(Exercise, **parts)
+
+
+class Exercise:
+    """Call it with a learner's function: it prints one line if that is right, else it raises CheckFailed.
+
+    check: a function of an Answer, which tries cases on it. verified: what a pass has verified, in a few words.
+    correct: a right answer. mistakes: {sentence: wrong answer}; a learner who makes one of them in all cases reads its
+    sentence. returns: {name: axes} of what the function returns, for one thing or for several; the axes, such as
+    "(N, T)", may be empty. observe(inputs, result): what is compared, if that is not the result. changes: patterns of
+    what a call may change, such as "model.logit_scale". forbidden: words in the names of torch functions that may not
+    be used.
+    """
+
+    def __init__(self, check, *, verified, correct, mistakes, returns, observe=None, changes=(), forbidden=()):
+        functools.update_wrapper(self, check)
+        self.name, self.check, self.verified = check.__name__, check, verified
+        self.correct, self.mistakes, self.returns = correct, mistakes, returns
+        self.observe, self.changes, self.forbidden = observe, changes, forbidden
+
+    def __call__(self, function):
+        answer = Answer(self, function)
+        try:
+            with calls.clean_kernel(), calls.waiting(self.name):
+                self.check(answer)
+                answer.judge()
+        except NotAttempted:
+            print(f"{self.name}: not attempted yet. Fill in the body above and run the cell again.")
+        else:
+            print(f"{self.name}: {answer.passed} checks passed ({self.verified}).")
+
+
+@dataclass
+class Case:
+    """One call: its inputs, what its results are called in sentences, and to which inputs they must send a gradient."""
+
+    inputs: dict
+    where: str  # as in "the loss of perfect pairs": "of perfect pairs"
+    hint: str
+    gradients: tuple
+
+
+@dataclass
+class Outcome:
+    """What a function did in a case."""
+
+    result: object = None
+    parts: dict = field(default_factory=dict)  # {name: value}
+    gradients: dict = field(default_factory=dict)  # {(name of the part, name of the input): tensor or None}
+    error: str = ""  # of the call
+    backward_error: Exception | None = None
+
+
+class Tried(NamedTuple):
+    """A case, what the learner's function did in it, and what the correct answer does."""
+
+    case: Case
+    found: Outcome
+    expected: Outcome
+
+
+class Answer:
+    """A learner's function, the cases that it was tried on, and what it did."""
+
+    def __init__(self, exercise, function):
+        self.exercise, self.function = exercise, function
+        self.cases, self.outcomes, self.passed = [], [], 0
+        if not callable(function):
+            name = exercise.name
+            self.fail(f"give the check the function itself, without calling it, as in check.{name}(my_{name}).")
+
+    def case(self, where="", *, gradients=(), hint="", **inputs):
+        """Try one case; the results of all of them are judged at the end.
+
+        where: what distinguishes it, as in "of perfect pairs". gradients: names of inputs to which the results must
+        send the same gradients as those of the correct answer. hint: marks a case that strains the numbers, judged when
+        all others are right, and says what to look at.
+        """
+        self.cases.append(Case(inputs, where, hint, tuple(gradients)))
+        self.outcomes.append(self.outcome(self.function, self.cases[-1]))
+
+    def result(self, **inputs):
+        """What the learner's function returns for these inputs, for a check that judges it by itself."""
+        return self.call(self.function, inputs)
+
+    def outcome(self, function, case):
+        """What a function does in a case."""
+        inputs = calls.fresh(case.inputs)
+        for name in case.gradients:
+            inputs[name].requires_grad_()
+        try:
+            result = self.call(function, inputs)
+        except Interrupted:
+            raise
+        except CheckFailed as failure:
+            return Outcome(error=str(failure))
+        found = Outcome(result, self.named(result))
+        if case.gradients and found.parts:
+            try:
+                found.gradients = compare.gradients(found.parts, inputs, case.gradients)
+            except Exception as error:
+                found.backward_error = error
+        return found
+
+    def call(self, function, inputs):
+        """The result of a call, or what the exercise observes after it. An empty body raises NotAttempted."""
+        exercise = self.exercise
+        forbidden = exercise.forbidden if function is self.function else ()
+        result = calls.call(exercise.name, function, inputs, exercise.changes, forbidden)
+        if (result is None or result is ...) and calls.is_empty(function):
+            raise NotAttempted
+        if exercise.observe:
+            return exercise.observe(inputs, result)
+        if result is None:
+            self.fail(f"your function returned None when called with {calls.describe(inputs)}; is a `return` missing?")
+        return result
+
+    def named(self, result):
+        """{name: part} of a result, {} if it has another number of parts."""
+        names = list(self.exercise.returns)
+        if len(names) == 1:
+            return {names[0]: result}
+        several = isinstance(result, (tuple, list)) and len(result) == len(names)
+        return dict(zip(names, result)) if several else {}
+
+    def judge(self):
+        """Raise CheckFailed unless the outcomes of all cases so far are those of the correct answer.
+
+        It is called after the check; a check calls it as well if more is to be tried once the cases are right.
+        """
+        tried = [
+            Tried(case, found, self.outcome(self.exercise.correct, case))
+            for case, found in zip(self.cases, self.outcomes)
+        ]
+        ordinary = [one for one in tried if not one.case.hint]
+        for rounds, failure_of, alike in (
+            (ordinary, self.value_failure, _alike_values),
+            (tried, self.value_failure, _alike_values),
+            (tried, self.gradient_failure, _alike_gradients),
+        ):
+            failure = next(filter(None, (failure_of(*one) for one in rounds)), None)
+            if failure:
+                self.fail(self.recognize(rounds, alike) or failure)
+        self.passed += len(tried) + sum(bool(case.gradients) for case in self.cases)
+        self.cases, self.outcomes = [], []
+
+    def recognize(self, tried, alike):
+        """The sentence of the mistake that explains what was found in all cases, or None. An error explains nothing."""
+        tried = [one for one in tried if not one.found.error]
+        if all(alike(one.found, one.expected) for one in tried):
+            return None
+        for sentence, mistake in self.exercise.mistakes.items():
+            if all(alike(one.found, self.outcome(mistake, one.case)) for one in tried):
+                return sentence
+        return None
+
+    def value_failure(self, case, found, expected):
+        """The sentence on the results of one case, or None."""
+        if found.error:
+            return found.error
+        if not found.parts:
+            names = list(self.exercise.returns)
+            number = {2: "two", 3: "three"}.get(len(names), len(names))
+            got = type(found.result).__name__
+            got += f" of {len(found.result)}" if isinstance(found.result, (tuple, list)) else ""
+            return f"return {number} results, ({', '.join(names)}); got a {got}."
+        for name, axes in self.exercise.returns.items():
+            what = f"{name} {case.where}".strip()
+            sentence = compare.difference(what, found.parts[name], expected.parts[name], axes, case.hint)
+            if sentence:
+                return sentence
+        return None
+
+    def gradient_failure(self, case, found, expected):
+        """The sentence on the gradients of one case, whose results are right, or None."""
+        if found.backward_error:
+            what = " and ".join(self.exercise.returns)
+            return compare.backward_failure(f"{what} {case.where}".strip(), calls.message(found.backward_error))
+        for (part, name), gradient in found.gradients.items():
+            what = f"{part} {case.where}".strip()
+            sentence = compare.gradient_difference(what, name, gradient, expected.gradients[part, name], case.hint)
+            if sentence:
+                return sentence
+        return None
+
+    def expect_same(self, what, got, expected, axes=""):
+        """Fail unless got has the type, shape, dtype and values of expected. axes: as in "(N, T)"."""
+        sentence = compare.difference(what, got, expected, axes)
+        self.expect(not sentence, sentence)
+
+    def expect(self, condition, sentence):
+        """Fail with this sentence unless the condition holds."""
+        if not condition:
+            self.fail(sentence)
+        self.passed += 1
+
+    def fail(self, sentence):
+        """Raise CheckFailed with this sentence."""
+        name = f"{self.exercise.name}: "
+        raise CheckFailed(name + sentence.removeprefix(name).strip())
+
+
+def _alike_values(a, b):
+    return not b.error and compare.alike(a.result, b.result)
+
+
+def _alike_gradients(a, b):
+    return _alike_values(a, b) and compare.alike_gradients(a.gradients, b.gradients)
+
+
+def randn(*shape, seed, dtype=torch.float32):
+    """Normal random numbers on the CPU, the same in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
