@@ -1,4 +1,4 @@
-"""What every stored notebook must be. Each check takes a notebook and its path and yields sentences, one a problem."""
+"""What every stored notebook must be. Each check takes a notebook and its path and yields one sentence per problem."""
 
 import re
 from urllib.parse import unquote
@@ -7,7 +7,9 @@ import nbformat
 from nbformat.validator import iter_validate
 
 MAX_BYTES = 1_500_000
-MAX_CELLS = 90
+MAX_CELLS = 120
+MAX_LINES = 40  # of a code cell
+MAX_WIDTH = 120  # of a line
 HOME = "mmlesson/mmlesson"  # owner/name in [project.urls]; a test holds the two equal
 NBVAL_TAGS = {"nbval-skip", "nbval-ignore-output", "nbval-check-output", "nbval-raises-exception"}
 NBVAL_COMMENTS = {tag.upper().replace("-", "_") for tag in NBVAL_TAGS}
@@ -15,6 +17,13 @@ NBVAL_COMMENTS = {tag.upper().replace("-", "_") for tag in NBVAL_TAGS}
 # Words that tell readers that what they find hard is not.
 BELITTLING = re.compile(r"\b(simply|just|eas(?:y|ily)|obvious(?:ly)?|trivial(?:ly)?)\b", re.IGNORECASE)
 ALLOWED_PHRASES = ("not just", "just as", "just before", "just after", "just above", "just below")
+STYLE = (
+    (r"\'\'\'", 'has a docstring in three single quotes: use """'),
+    (r"# fmt: (skip|off)", "has a mark for a formatter that does not read notebooks"),
+    (r"^_ = ", "throws a result away: a figure returns nothing"),
+    (r"^(?!lesson = ).*\bstart\(\"", "starts the lesson under another name than `lesson`"),
+)
+NUMBERED_LESSON = re.compile(r"\b[Ll]essons? \d\d\b|레슨 ?\d\d")
 MACHINE_PATH = re.compile(r"(?:/(?:home|root|work|tmp|Users|var|opt)/|[A-Z]:\\\\?Users)[\w./\\-]*")
 
 
@@ -40,13 +49,29 @@ def small(notebook, path):
         yield f"has {len(notebook.cells)} cells, more than {MAX_CELLS}"
 
 
+def short_cells(notebook, path):
+    for cell in code_cells(notebook):
+        lines = len(cell.source.splitlines())
+        if lines > MAX_LINES:
+            yield f"cell {cell.id} has {lines} lines of code, more than {MAX_LINES}: split it, and show each result"
+
+
+def narrow(notebook, path):
+    """Tables, badges, images and addresses cannot be wrapped; everything else can."""
+    for cell in notebook.cells:
+        for line in cell.source.splitlines():
+            wrappable = cell.cell_type == "code" or not (line.startswith(("|", "[![", "![", "<")) or "://" in line)
+            if len(line) > MAX_WIDTH and wrappable:
+                yield f"cell {cell.id} has a line of {len(line)} characters, more than {MAX_WIDTH}: {line[:40]!r}"
+
+
 def stable_ids(notebook, path):
     ids = [cell.get("id", "") for cell in notebook.cells]
     for cell_id in ids:
         if ids.count(cell_id) > 1 or not cell_id:
             yield f"cell id {cell_id!r} is not unique"
-        elif cell_id.isdigit() and len(cell_id) < 4:
-            yield f"cell id {cell_id} is a small number: a tool renumbered the cells"
+        elif not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cell_id):
+            yield f"cell id {cell_id!r} is not like clip-loss: a tool renumbered the cells, or a name needs mending"
 
 
 def executed_in_order(notebook, path):
@@ -162,6 +187,35 @@ def headings_in_order(notebook, path):
             yield f"a heading of level {below} follows one of level {above}"
 
 
+def house_style(notebook, path):
+    """One style in all lessons: headings, the name of the lesson object, quotes, nothing that does nothing."""
+    for level, text in headings(notebook):
+        if level == 1 and re.match(r"\d", text):
+            yield f"the title {text!r} has a number, which stands in the file's name alone"
+        if level == 2 and re.match(r"\d", text) and not re.match(r"\d+ · ", text):
+            yield f"the heading {text!r} is not like '2 · The loss by hand'"
+    for cell in code_cells(notebook):
+        for pattern, what in STYLE:
+            if re.search(pattern, cell.source, re.MULTILINE):
+                yield f"cell {cell.id} {what}"
+
+
+def no_tools(notebook, path):
+    """The tools belong to the Makefile; the first lesson alone calls the doctor."""
+    for cell in code_cells(notebook):
+        for line in re.findall(r"^.*\bmmlesson\.tools\b.*$", cell.source, re.MULTILINE):
+            if path.stem != "00_start_here" or line != "from mmlesson.tools import doctor":
+                yield f"cell {cell.id} imports mmlesson.tools, which belong to the Makefile"
+
+
+def lessons_by_name(notebook, path):
+    """A lesson's number stands in its file's name alone, so it can move."""
+    for cell in notebook.cells:
+        prose = re.sub(r"\d\d_\w+\.ipynb", "", cell.source)
+        for found in NUMBERED_LESSON.findall(prose):
+            yield f"cell {cell.id} says {found!r}: name the lesson"
+
+
 def kind_words(notebook, path):
     for cell in markdown_cells(notebook):
         prose = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$", "", cell.source, flags=re.DOTALL)
@@ -174,6 +228,8 @@ def kind_words(notebook, path):
 CHECKS = (
     valid,
     small,
+    short_cells,
+    narrow,
     stable_ids,
     executed_in_order,
     clean_outputs,
@@ -184,6 +240,9 @@ CHECKS = (
     claims_are_asserted,
     nbval_marks,
     headings_in_order,
+    house_style,
+    no_tools,
+    lessons_by_name,
     kind_words,
 )
 

@@ -1,0 +1,148 @@
+"""The student edition: cleared as nbgrader clears, complete, and never over a learner's work."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import mmlesson
+from mmlesson import __main__
+from mmlesson.tools import student as edition
+
+NOTEBOOKS = sorted((mmlesson.repository() / "notebooks").glob("*.ipynb"))
+
+CELLS = {
+    "no region": "x = 1\nprint(x)\n",
+    "empty": "",
+    "top level": "### BEGIN SOLUTION\nx = 1\n### END SOLUTION\nprint(x)",
+    "in a function": "def f(x):\n    y = 2\n    ### BEGIN SOLUTION\n    return x + y\n    ### END SOLUTION\n\n\nf(1)",
+    "nested deeper": "class A:\n    def f(self):\n        for _ in range(2):\n"
+    "            ### BEGIN SOLUTION\n            if True:\n                pass\n            ### END SOLUTION\n",
+    "two regions": "def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION\n\ndef g():\n"
+    "  ### BEGIN SOLUTION\n  return 2\n  ### END SOLUTION",
+    "tabs": "def f():\n\t### BEGIN SOLUTION\n\treturn 1\n\t### END SOLUTION",
+    "less indented end": "def f():\n        ### BEGIN SOLUTION\n        return 1\n### END SOLUTION\n",
+    "empty region": "def f():\n    # BEGIN SOLUTION\n    # END SOLUTION\n",
+    "words around the mark": "x = 0  # BEGIN SOLUTION: the answer\nx = 1\n# END SOLUTION, x is done\nx",
+    "blank lines kept": "\n\n### BEGIN SOLUTION\n\nx = 1\n\n### END SOLUTION\n\n",
+}
+
+
+def by_nbgrader(notebook):
+    from nbgrader.preprocessors import ClearSolutions
+
+    clear = ClearSolutions(enforce_metadata=False)
+    return [cell.source for cell in clear.preprocess(notebook, {})[0].cells]
+
+
+def by_us(notebook):
+    ours = edition.student_edition(json.loads(nbformat.writes(notebook)))
+    return [cell.source for cell in nbformat.reads(json.dumps(ours), as_version=4).cells]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_same_as_nbgrader_on_the_lessons(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert by_us(notebook) == by_nbgrader(notebook)
+
+
+@pytest.mark.parametrize("source", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("new_cell", [new_code_cell, new_markdown_cell])
+def test_same_as_nbgrader_on_tricky_cells(source, new_cell):
+    notebook = new_notebook(cells=[new_cell(source), new_cell("y = 2")])
+    assert by_us(notebook) == by_nbgrader(notebook)
+
+
+@pytest.mark.parametrize("source", ["x = 1", CELLS["in a function"]])
+def test_same_as_nbgrader_on_cells_with_its_metadata(source):
+    graded = {"nbgrader": {"solution": True, "grade": False, "grade_id": "a", "locked": False, "schema_version": 3}}
+    notebook = new_notebook(cells=[new_code_cell(source, metadata=graded)])
+    assert by_us(notebook) == by_nbgrader(notebook)
+    assert "NotImplementedError" in by_us(notebook)[0]
+
+
+@pytest.mark.parametrize(
+    "source, wrong",
+    [
+        ("### BEGIN SOLUTION\nx = 1", "BEGIN SOLUTION has no END SOLUTION"),
+        ("x = 1\n### END SOLUTION", "END SOLUTION has no BEGIN SOLUTION"),
+        ("### BEGIN SOLUTION\n### BEGIN SOLUTION\n### END SOLUTION", "second BEGIN SOLUTION"),
+    ],
+)
+def test_unbalanced_marks_name_notebook_and_cell(source, wrong):
+    notebook = new_notebook(cells=[new_code_cell("fine"), new_code_cell(source, id="guilty-cell")])
+    with pytest.raises(ValueError, match=f"02_b.ipynb, cell guilty-cell: .*{wrong}"):
+        edition.student_edition(notebook, "02_b.ipynb")
+
+
+def worked_notebook():
+    shown = [new_output("stream", text="shown\n")]
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# 안녕 A lesson"),
+            new_code_cell("print('shown')", execution_count=1, outputs=shown),
+            new_code_cell(CELLS["in a function"], execution_count=2, outputs=shown, metadata={"tags": ["exercise"]}),
+        ]
+    )
+
+
+def test_outputs_are_cleared_where_the_answer_was(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    source = tmp_path / "notebooks" / "01_a.ipynb"
+    nbformat.write(worked_notebook(), source)
+    before = source.read_bytes()
+    assert edition.build(source.parent, tmp_path / "student") == (["01_a.ipynb"], [])
+    assert source.read_bytes() == before
+    worked, student = (nbformat.read(tmp_path / d / "01_a.ipynb", as_version=4) for d in ("notebooks", "student"))
+    nbformat.validate(student)
+    assert student.cells[:2] == worked.cells[:2]
+    exercise = student.cells[2]
+    assert exercise.outputs == [] and exercise.execution_count is None
+    assert exercise.source == "def f(x):\n    y = 2\n    # YOUR CODE HERE\n    raise NotImplementedError()\n\n\nf(1)"
+    assert exercise.id == worked.cells[2].id and exercise.metadata.tags == ["exercise"]
+
+
+def test_nothing_without_an_answer_changes_a_byte(tmp_path):
+    source = tmp_path / "notebooks" / "00_a.ipynb"
+    source.parent.mkdir()
+    notebook = worked_notebook()
+    del notebook.cells[2]
+    nbformat.write(notebook, source)
+    edition.build(source.parent, tmp_path / "student")
+    assert (tmp_path / "student" / "00_a.ipynb").read_bytes() == source.read_bytes()
+
+
+def test_a_learners_work_is_never_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mmlesson, "repository", lambda: tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "student").mkdir()
+    for name in ("01_a.ipynb", "02_b.ipynb"):
+        nbformat.write(worked_notebook(), tmp_path / "notebooks" / name)
+    mine = tmp_path / "student" / "01_a.ipynb"
+    mine.write_text("my own answers", encoding="utf-8")
+    assert __main__.main(["student"]) == 0
+    assert mine.read_text(encoding="utf-8") == "my own answers"
+    assert capsys.readouterr().out.splitlines() == [
+        "Written to student/: 02_b.ipynb.",
+        "Kept as they are in student/: 01_a.ipynb. To start one afresh, rename it and run this again.",
+    ]
+
+
+def test_an_error_leaves_no_half_built_folder(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(worked_notebook(), tmp_path / "notebooks" / "01_a.ipynb")
+    broken = new_notebook(cells=[new_code_cell("### BEGIN SOLUTION")])
+    nbformat.write(broken, tmp_path / "notebooks" / "02_b.ipynb")
+    with pytest.raises(ValueError, match="02_b.ipynb"):
+        edition.build(tmp_path / "notebooks", tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_without_notebooks_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mmlesson, "repository", lambda: tmp_path)
+    assert __main__.main(["student"]) == 1
+    assert "There are no notebooks in" in capsys.readouterr().err
+    monkeypatch.setattr(mmlesson, "repository", lambda: None)
+    assert __main__.main(["student"]) == 1
+    assert "built from a clone" in capsys.readouterr().err
