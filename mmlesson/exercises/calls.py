@@ -89,13 +89,14 @@ def clean_kernel():
     before = [read() for read, *_ in KERNEL]
     with torch.random.fork_rng(devices=[]):
         try:
-            for _, put, default, _ in KERNEL:
-                if default is not None:
+            for read, put, default, _ in KERNEL:
+                if default is not None and read() != default:  # torch imports much when some of them are set
                     put(default)
             yield
         finally:
-            for (_, put, *_), value in zip(KERNEL, before):
-                put(value)
+            for (read, put, *_), value in zip(KERNEL, before):
+                if read() != value:
+                    put(value)
 
 
 @contextmanager

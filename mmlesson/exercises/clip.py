@@ -266,7 +266,7 @@ def recall_at_k(answer):
             (19, 1, torch.float32, 1000, 0),
             (31, 2, torch.float32, 1, -20),
         ),
-        start=2,
+        start=3,
     ):
         similarity = middle + size * (randn(N, N, seed=seed, dtype=dtype) + torch.eye(N, dtype=dtype))
         answer.case(f"@{k} of {N} queries", similarity=similarity, k=k)
@@ -422,7 +422,7 @@ def multi_positive_loss(answer):
     """
     apple, tree, duck, swapped = "a red apple", "a red apple tree", "a red duck and a car", "a red car and a duck"
     long = "a red apple beside a green tree, a blue house, a yellow car and a small white duck"
-    alike = ["A red apple", "a red apple.", "a  red apple", "red apples", "a green apple", long, f"{long} and a cat"]
+    alike = ["A red apple", "a red apple.", "a  red apple", "a red apple ", "a green apple", long, f"{long} and a cat"]
     captions = [apple, duck, apple, tree, swapped, duck, apple, *alike]  # only three and two of them are equal
     captions = ["".join(list(caption)) for caption in captions]  # equal strings, but not the same objects
     for dtype in DTYPES:

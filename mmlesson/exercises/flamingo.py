@@ -470,7 +470,7 @@ _SINGLE = "a single frame is the first one, so return time_embeddings[:1]."
     returns={"the result": "(frames, D)"},
     correct=_stretch(),
     mistakes={
-        "the ends are flat or lost: align_corners=False aligns the centers of intervals; set align_corners=True.": (
+        "the ends are flat or lost: centers of intervals are aligned (align_corners=False): align the ends (True).": (
             lambda x, frames: _resized(x.T, frames, align_corners=False).T
         ),
         f"rows are repeated, so neighboring frames look the same (F.interpolate's default, 'nearest'): {_MIX}": _pick(
@@ -554,11 +554,13 @@ def interpolate_times(answer):
     case(7, 2)
     case(2, 5, D=1)
     case(11, 15)  # 11 * (15 / 11) is less than 15: a scale_factor would lose a frame
-    case(8, 30, gradients=("time_embeddings",))
-    case(6, 6, hint="With as many frames as rows nothing changes.")
+    gradients = ("time_embeddings",)
+    case(6, 6, hint="With as many frames as rows nothing changes.", gradients=gradients)
     for rows in (8, 5, 1):
-        case(rows, 1, hint=_SINGLE.capitalize())
-    case(1, 4, hint="With one row every frame gets it.")
+        case(rows, 1, hint=_SINGLE.capitalize(), gradients=gradients)
+    case(1, 4, hint="With one row every frame gets it.", gradients=gradients)
+    for rows, frames in ((8, 30), (8, 3)):
+        case(rows, frames, gradients=gradients)
 
 
 # What freezing saves ----------------------------------------------------------------------------------------------
@@ -692,6 +694,7 @@ def freezing(answer):
     frozen parameters save: for each a gradient and AdamW's two moments, in its own dtype. The model stays as it is.
     """
     answer.case(model=_SmallFlamingo(7))
+    answer.case("in a model in eval mode", model=_SmallFlamingo(5).eval())
     answer.case("in a model of several dtypes", model=_SmallFlamingo(6, torch.float16, torch.float64))
     answer.case("in a model without frozen parameters", model=nn.Linear(3, 5))
     answer.case("in a model without trainable parameters", model=nn.Linear(3, 4).bfloat16().requires_grad_(False))
@@ -712,6 +715,7 @@ class _SmallFlamingo(nn.Module):
         self.block = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4), nn.LayerNorm(4))
         self.embedding.to(embedding)
         self.block.to(block).eval()
+        self.patches = nn.Conv2d(3, 2, 2).eval()
         self.requires_grad_(False)
         self.latents, self.scale = nn.Parameter(torch.zeros(5, width)), nn.Parameter(torch.tensor(1.5))
         self.alpha_attn, self.alpha_dense = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
@@ -809,12 +813,16 @@ def rices(answer):
         ("", 3, 8, 4, 7, float64),
         ("for one query", 1, 6, 2, 5, float64),
         ("with k = 1", 3, 7, 1, 5, float32),
+        ("with k = 7", 3, 11, 7, 5, float32),
         ("for the whole pool", 2, 5, 5, 3, float64),
         ("for a pool of one", 2, 1, 1, 4, float32),
     ):
         answer.case(where, **_rices_inputs(N, M, k, D, dtype))
     line = torch.tensor([[2.0], [-3.0]])
     answer.case("for one channel", query=line[:1], pool=line, k=2, hint="Cosines of one channel are 1 or -1.")
+    inputs = _rices_inputs(1, 9, 4, 5, float32)
+    inputs["pool"] = 1e-3 * (inputs["query"] + 0.02 * inputs["pool"])
+    answer.case("for short and similar vectors", **inputs, hint="Normalize without an epsilon that counts, unrounded.")
     _expect_each_of_equals(answer)
 
 
@@ -824,11 +832,18 @@ def _rices_inputs(N, M, k, D, dtype):
 
 
 def _expect_each_of_equals(answer):
-    """The pool holds an entry twice, and both belong to the best."""
+    """The pool holds an entry twice, which is the best; either of the two may come first."""
     if any(outcome.error for outcome in answer.outcomes):
         return
+    answer.judge()
     query, pool = randn(1, 5, seed=5), randn(4, 5, seed=7)
     pool[1] = pool[3] = query[0]
-    indices = answer.result(query=query, pool=pool, k=3)
-    if isinstance(indices, torch.Tensor) and indices.shape == (1, 3) and indices.dtype == torch.int64:
-        answer.expect(len(set(indices[0].tolist())) == 3, _TWICE)
+    indices = [answer.result(query=query, pool=pool, k=k) for k in (1, 3)]
+    if len(set(indices[1].flatten().tolist())) < 3:
+        answer.fail(_TWICE)
+    one, three = (x.tolist() for x in indices)
+    answer.expect(
+        one in ([[1]], [[3]]) and set(three[0][-2:]) == {1, 3},
+        f"entries 1 and 3 of the pool are equal and the best two, but for k = 1 the result is {one}, and for k = 3 it "
+        f"is {three}: take the indices from topk or argsort.",
+    )

@@ -465,12 +465,14 @@ _CAPTIONS = (
 
 
 def _captions(N, T, vocab_size, mask_id):
-    """Tokens and maskable of captions between <sot> and <eot>, padded; some of their ids are rare."""
+    """Tokens and maskable of captions between <sot> and <eot>, padded, a third of words alone; some ids are rare."""
     ids = torch.tensor([i for i in range(vocab_size) if i != mask_id])
     position, length = torch.arange(T), torch.randint(T // 2 - 1, T - 1, (N, 1), generator=_generator(1))
     tokens = ids[(torch.rand(N, T, generator=_generator(2)).square() * len(ids)).long()]
-    tokens[:, 0], tokens[position == length + 1], tokens[position > length + 1] = ids[-1], ids[0], ids[len(ids) // 2]
-    return tokens, (position > 0) & (position <= length)
+    words = (position > 0) & (position <= length) | (torch.arange(N)[:, None] % 3 == 2)
+    tokens[~words] = ids[len(ids) // 2]
+    tokens[(position == length + 1) & ~words], tokens[~words[:, 0], 0] = ids[0], ids[-1]
+    return tokens, words
 
 
 def _repeats(x, among):
@@ -501,7 +503,7 @@ def _word_statistics(draw, N, T, vocab_size, mask_id, ratio, size, times=1):
         "{found} of the chosen words become an id outside of [0, vocab_size).": beyond[chosen],
     }
     statistics = {
-        "{found} of the maskable words are chosen": chosen[maskable],
+        "{found} of the maskable words have a label": chosen[maskable],
         "{found} of the captions have a label at position {place[0]}": chosen,
         "{found} of the captions have no label": number == 0,
         "(chosen words - ratio * maskable words) of a caption, squared, is {found} on average": deviation.square(),
@@ -721,17 +723,14 @@ def match_targets(answer):
     labels[torch.rand(6, 7, generator=_generator(4)) < 0.6] = -100
     negatives[:2], labels[2], labels[4] = tokens[:2], -100, tokens[4]
 
-    def case(where, flags, rows=slice(None), words=slice(None)):
-        a, b, c, is_negative = (
-            tokens[rows, words],
-            negatives[rows, words],
-            labels[rows, words],
-            torch.tensor(flags) == 1,
-        )
+    def case(where, flags, rows=slice(None), words=slice(None), gap=1):
+        a, b, c = (torch.where(x < 0, x, gap * x)[rows, words] for x in (tokens, negatives, labels))
+        is_negative = torch.tensor(flags) == 1
         answer.case(where, tokens=a, negatives=b, is_negative=is_negative, mlm_labels=c)
 
     case("", [0, 1, 0, 1, 1, 0])
     case("of other rows", [1, 0, 1, 0, 0, 1])
+    case("of large ids", [0, 1, 0, 1, 1, 0], gap=12345)
     case("of a batch without negatives", 6 * [0])
     case("of a batch without positives", 6 * [1])
     case("where the one positive row has no labels", [1, 0, 1, 1], slice(1, 5))
@@ -856,7 +855,8 @@ def global_contrastive(answer):
         image, text = 3 * randn(6, 7, seed=1, dtype=dtype), 2 * randn(6, 7, seed=2, dtype=dtype)
         case("", image, text, positive)
     case("", image, text, positive, gradients=("image_features", "text_features", "logit_scale"))
-    case("of similar features at scale 100", 1 + 0.05 * image, 1 + 0.05 * text, positive, math.log(100))
+    case("of similar features at scale exp(5)", 1 + 0.05 * image, 1 + 0.05 * text, positive, 5.0)
+    case("at a scale below 1", image, text, positive, -0.7)
     case("where the first rows are not positive", image, text, [0, 0, 0, 1, 0, 1])
     case("where one row is positive", image, text, [0, 0, 1, 0, 0, 0])
     case("where all rows are positive, CLIP's own,", image, text, 6 * [1])
@@ -954,6 +954,7 @@ def straight_through(answer):
     answer.case("of equal vectors", z=z[[1, 1, 2, 1]], codebook=codebook)
     answer.case("of entries with one number", z=z[:, :1], codebook=codebook[:, :1])
     answer.case("of one vector", z=z[:1], codebook=codebook)
+    answer.case("of 400 entries", z=50 * randn(30, 3, seed=3), codebook=50 * randn(400, 3, seed=4))
     answer.case("of a codebook with one entry", z=z, codebook=codebook[:1])
     answer.case("of one vector and one entry", z=z[:1], codebook=codebook[:1])
 

@@ -757,10 +757,16 @@ def guided(answer):
     c, u = (randn(3, 5, seed=i, dtype=float64) for i in (3, 4))
     c[:, 1:3] += 500
     sizes = {"guidance": 2.0, "temperature": 0.5, "top_k": 4}
-    overflow = "exp(2000) overflows: use softmax, which subtracts each row's maximum first."
+    overflow = "Give the logits as they are to softmax, which subtracts each row's maximum: exp(2000) overflows."
     answer.case("for logits up to 1000", conditional=c, unconditional=u, **sizes, hint=overflow)
-    low = "What replaces a removed logit must be far below all others: fill with -inf."
+    low = "Fill removed logits with -inf, below all others, and subtract each row's maximum, whatever its sign."
     answer.case("for logits around -2000", conditional=c - 2000, unconditional=u - 2000, **sizes, hint=low)
+    far = torch.tensor([[0.0], [-900], [900]], dtype=float64)
+    rows = "Subtract the maximum of each row, not that of all: a row far below it would round to 0."
+    answer.case("for rows far apart", conditional=c + far, unconditional=u + far, **sizes, hint=rows)
+    answer.judge()
+    left = answer.result(conditional=c, unconditional=u, **sizes) > 0
+    answer.expect(left.sum() <= 3 * 4, "removed logits have a small probability: it should be exactly 0.")
 
 
 # Sound ---------------------------------------------------------------------------------------------------------------
@@ -918,12 +924,17 @@ def mel_triangles(answer):
         ("for as many bands as bins", [1, 2, 3, 4.5, 6], [1.5, 2.75, 5.5], float64),
         ("for 1 band", [1, 3, 3.5], [0.25 * i for i in range(17)], float32),
         ("for 1 band and 1 frequency", [2, 3, 5], [4.5], float64),
+        ("for frequencies in any order", [1, 2, 4, 5, 7], [4.5, 1.5, 6, 3, 2.25, 3], float32),
     ):
         corners, frequencies = (torch.tensor(list(x), dtype=dtype) for x in (corners, frequencies))
         answer.case(where, corners=corners, frequencies=frequencies)
     corners, frequencies = torch.tensor([0.5, 2, 3, 4, 5]), torch.tensor([2.25])
     hint = "A band that holds no frequency is all 0."
     answer.case("for 1 frequency", corners=corners, frequencies=frequencies, hint=hint)
+    answer.judge()
+    apart = torch.tensor([0.0, 1, 2, 10, 11, 12])
+    outside = answer.result(corners=apart, frequencies=torch.tensor([0.5, 5]))[0, 1].item()
+    answer.expect(outside == 0, f"outside of its triangle a filter is {outside:.3g}: it should be exactly 0.")
 
 
 # The loss ------------------------------------------------------------------------------------------------------------
@@ -1166,12 +1177,19 @@ def stream_loss(answer):
     case("for z_weight 0", mixed, z_weight=0.0)
     case("of logits around 30", mixed, shift=30, z_weight=0.5)
     case("of one row", mixed[1:2], float64, V=17)
+    case("of logits around -30", mixed, shift=-30, z_weight=0.5)
     case("of rows of two tokens", [[9, 2], [2, 11], [5, 6]])
+    case("of one word and one code", [[2, 5, 9]])
 
-    hint = "A mean over no target is 0: divide by at least 1."
+    hint = "A mean over no target is 0 (divide by at least 1), and the other terms stay."
     case("without image codes", [[1, 5, 2, 7, 0], [3, 6, 4, 0, 0]], hint=hint)
     case("without words", [[9, 8, 12, 10], [11, 8, 9, 9]], float64, hint=hint)
-    case("of nothing but pads", [[0, 0, 0], [5, 0, 0]], hint=hint)
-    case("of one token, which predicts nothing,", [[5], [9]], hint=hint)
-    large = "Large logits overflow exp and underflow its log: use logsumexp, log_softmax or cross_entropy."
+    case("of one target", [[2, 5], [9, 0]], hint=hint)
+    case("where all ids are codes", mixed, first_code=0, pad=12, hint=hint)
+    case("of nothing but pads", [[0, 0, 0], [5, 0, 0]], float64, hint=hint)
+    case("of one token, which predicts nothing,", [[5], [9]], float64, hint=hint)
+    large = "Give the logits as they are to logsumexp, log_softmax or cross_entropy: exp overflows, its log underflows."
     case("of logits up to 300", mixed, size=100, hint=large)
+    hint = "0 / 0 spoils the gradient even where its result is replaced: divide by at least 1."
+    case("without image codes", [[1, 5, 2, 7, 0], [3, 6, 4, 0, 0]], gradients=["logits"], hint=hint)
+    case("without words", [[9, 8, 12, 10], [11, 8, 9, 9]], gradients=["logits"], hint=hint)

@@ -380,9 +380,9 @@ def episodes_loss(model, episodes):
 def train_flamingo(model, batches, lr=1e-3, gate_lr=5e-2, after_step=None, measure=None, measure_every=100):
     """Train what is not frozen, in place; returns the History.
 
-    batches: yields a list of Episodes for each step, as world.EpisodeBatches; their losses are added up, as the paper
-    does over its datasets (table 3, row ii). gate_lr: learning rate of the gates. They must open early, or Adam drives
-    the layers behind them with noise.
+    batches: yields a list of Episodes for each step, as world.EpisodeBatches; the loss is the mean of theirs, so
+    every step holds every kind, as in the paper (table 3, row ii). gate_lr: learning rate of the gates. They must open
+    early, or Adam drives the layers behind them with noise.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     gates = [p for name, p in trained if "alpha" in name]

@@ -101,7 +101,7 @@ WRONG["pool_eot"] = {
     "the pooled tensor has shape (5, 1, 3); expected (5, 3) = (N, D)": pool_by_gather,
     "of one caption has shape (3,); expected (1, 3)": lambda *inputs: pool_by_gather(*inputs).squeeze(),
     "the position of the lowest id": lambda *inputs: pool_by_loops(*inputs, find=min),
-    "first at index (4, 0)": lambda *inputs: pool_by_loops(*inputs, find=lambda ids: 9 if 9 in ids else ids[0]),
+    "first at index (0, 0)": lambda *inputs: pool_by_loops(*inputs, find=lambda ids: 9 if 9 in ids else ids[0]),
     "no gradient flows from the pooled tensor to states": lambda s, t: torch.tensor(pool_by_loops(s, t).tolist()).to(s),
     "raised IndexError": lambda states, tokens: states[torch.arange(len(tokens)), tokens.amax(1)],
 }

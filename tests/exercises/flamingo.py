@@ -273,7 +273,16 @@ def best_one(query, pool, k):
     return rices_by_loops(query, pool, k) if k > 1 else rices_by_loops(query, pool, k).squeeze(1)
 
 
+def rices_by_dict(query, pool, k):
+    rows = []
+    for scores in F.normalize(query) @ F.normalize(pool).T:
+        index = {score: i for i, score in enumerate(scores.tolist())}
+        rows.append([index[score] for score in sorted(index)[-k:]])
+    return torch.tensor(rows)
+
+
 WRONG["rices"] = {
+    "entries 1 and 3 of the pool are equal and the best two": rices_by_dict,
     "names an entry of pool twice for one query": rices_by_index,
     "the result with k = 1 has shape (3,); expected (3, 1) = (N, k)": best_one,
     "the result for one query has shape (2,)": lambda *inputs: rices_by_loops(*inputs).squeeze(0),

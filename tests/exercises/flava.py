@@ -104,10 +104,16 @@ def words(half=0.5, top=0, rate=lambda ratio: ratio):
     return answer
 
 
+def words_after_the_first(tokens, maskable, *more):
+    later = torch.arange(tokens.shape[1]) > 0
+    return words()(tokens, maskable & later, *more)
+
+
 WRONG["mask_words"] = {
+    "of the maskable words have a label; expected 1": words_after_the_first,
     "only 2 % become random ids": words(half=0.1),
     "randint excludes its upper bound": words(top=-1),
-    "of the maskable words are chosen; expected 15": words(rate=lambda ratio: 1.2 * ratio),
+    "of the maskable words have a label; expected 15": words(rate=lambda ratio: 1.2 * ratio),
     "changes its input tokens in place": lambda tokens, *more: [words()(tokens, *more), tokens.add_(1)][0],
     "return two results, (corrupted, labels); got a Tensor": lambda *inputs: words()(*inputs)[0],
     "labels has dtype torch.float32; expected torch.int64": lambda *inputs: (

@@ -231,10 +231,17 @@ def sample_and_divide_again(c, u, guidance, temperature, top_k):
     return p / p.sum(1, keepdim=True)
 
 
+def softmax_of_all(x, dim):
+    weights = (x - x.max()).exp()
+    return weights / weights.sum(dim, keepdim=True)
+
+
 WRONG["guided"] = {
     "exp(2000) overflows": lambda *inputs: sample(*inputs, softmax=softmax_without_maximum),
     "logits outside of the top_k become 0": lambda *inputs: sample(*inputs, fill=1e-10),
-    "What replaces a removed logit must be far below all others": lambda *inputs: sample(*inputs, fill=-100.0),
+    "Fill removed logits with -inf": lambda *inputs: sample(*inputs, fill=-100.0),
+    "Subtract the maximum of each row, not that of all": lambda *inputs: sample(*inputs, softmax=softmax_of_all),
+    "it should be exactly 0": lambda *inputs: sample(*inputs).clamp(min=1e-7),
     "for guidance -1 differ": lambda c, u, guidance, *rest: sample(c, u, abs(guidance), *rest),
     "for guidance 10 differ": lambda c, u, guidance, *rest: sample(c, u, min(guidance, 5.0), *rest),
     "has shape (6,); expected (1, 6) = (N, K)": lambda *inputs: sample(*inputs).squeeze(),
@@ -284,6 +291,7 @@ def scaled_to_one_and_back(corners, frequencies):
 
 
 WRONG["mel_triangles"] = {
+    "it should be exactly 0": lambda *inputs: triangles_as_librosa(*inputs).clamp(min=1e-8),
     "the values of the result differ": triangles_from_too_low,
     "for 3 bands and 12 bins has shape (3, 33)": lambda corners, frequencies: triangles_by_loops(
         corners, torch.arange(0, 2561, 80, dtype=corners.dtype)
@@ -345,12 +353,22 @@ def loss_with_pads_after_the_words(logits, tokens, first_code, pad, *weights):
     return loss_by_loops(logits, moved, first_code, logits.shape[-1] - 1, *weights)
 
 
+def loss_with_nan_replaced(logits, tokens, first_code, pad, image_weight, z_weight):
+    logits, target = logits[:, :-1], tokens[:, 1:]
+    z, real = logits.logsumexp(2), target != pad
+    surprise = z - logits.gather(2, target[..., None])[..., 0]
+    parts = (surprise, real & (target < first_code)), (surprise, real & (target >= first_code)), (z.square(), real)
+    word, code, squares = (((x * where).sum() / where.sum()).nan_to_num() for x, where in parts)
+    return word + image_weight * code + z_weight * squares
+
+
 WRONG["stream_loss"] = {
     "the loss without image codes is NaN or infinite. A mean over no target is 0": lambda *inputs: (
         loss_by_cross_entropy(*inputs, mean=lambda x: x.mean())
     ),
     "the loss is": loss_with_pads_after_the_words,
-    "Large logits overflow exp": loss_of_exponentials,
+    "exp overflows, its log underflows": loss_of_exponentials,
+    "0 / 0 spoils the gradient": loss_with_nan_replaced,
     "no gradient flows from the loss in float64 to logits": lambda logits, *rest: loss_by_loops(logits.detach(), *rest),
     "not the gradient that it sends to logits": lambda *inputs: (
         (loss_by_loops(*inputs) + loss_by_loops(*inputs).detach()) / 2
