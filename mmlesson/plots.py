@@ -243,6 +243,8 @@ def curves(lines, xlabel, ylabel, title="", hlines=None, log="", colors=None):
     if "x" in log and len(places) <= 8:  # 1, 2, 4, 8 say more than powers of ten
         ax.set_xticks(places, [f"{place:g}" for place in places])
         ax.set_xticks([], minor=True)
+    elif "x" not in log and all(place % 1 == 0 for place in places):
+        ax.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 0.5
     ax.grid(axis="y")
     ax.margins(x=0.02)
     ends = {name: (y[-1], colors[name]) for name, (x, y) in lines.items()}

@@ -37,7 +37,8 @@ def difference(what, got, expected, axes="", hint=""):
                 f"{what} holds {_one_line(odd)}, of type {type(odd).__name__}; expected {type(expected[0]).__name__}s."
             )
     if not alike(got, expected):
-        return f"{what} is {_short(got)}; expected {_short(expected)}. {hint}"
+        got, expected = _short(got, expected)
+        return f"{what} is {got}; expected {expected}. {hint}"
     return None
 
 
@@ -62,14 +63,13 @@ def _tensor_difference(what, got, expected, axes, hint):
     if _close(got, expected):
         return None
     if not got.ndim:
-        return f"{what} is {_short(got.item())}; expected {_short(expected.item())}. {hint}"
+        got, expected = _short(got.item(), expected.item())
+        return f"{what} is {got}; expected {expected}. {hint}"
     wrong = ~torch.isclose(got.double(), expected.double(), rtol=1e-4, atol=1e-5)
     size = f" by up to {(got - expected).abs().max():.3g}" if got.is_floating_point() else ""
-    first = tuple(wrong.nonzero()[0].tolist())
-    return (
-        f"the values of {what} differ{size}{_first(wrong)}: "
-        f"expected {_short(expected[first].item())}, got {_short(got[first].item())}. {hint}"
-    )
+    where, first = _first(wrong), tuple(wrong.nonzero()[0].tolist())
+    got, expected = _short(got[first].item(), expected[first].item())
+    return f"the values of {what} differ{size}{where}: expected {expected}, got {got}. {hint}"
 
 
 def gradients(parts, inputs, names):
@@ -110,10 +110,10 @@ def gradient_difference(part, name, got, expected, hint=""):
         return f"{part} is right, but it sends a gradient to {name}, which should get none."
     wrong = ~torch.isclose(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     first = tuple((wrong if wrong.any() else got != expected).nonzero()[0].tolist())
+    got, expected = _short(got[first].item(), expected[first].item())
     return (
-        f"{part} is right, but not the gradient that it sends to {name}: at index {first} expected "
-        f"{_short(expected[first].item())}, got {_short(got[first].item())}. Is a part of the way cut off by "
-        f".detach() or no_grad, or rounded? {hint}"
+        f"{part} is right, but not the gradient that it sends to {name}: at index {first} expected {expected}, "
+        f"got {got}. Is a part of the way cut off by .detach() or no_grad, or rounded? {hint}"
     )
 
 
@@ -148,8 +148,12 @@ def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
-def _short(value):
-    return f"{value:.4g}" if isinstance(value, float) else _one_line(value)
+def _short(a, b):
+    """Two values in words, with as many digits as tell them apart."""
+    if not (isinstance(a, float) and isinstance(b, float)):
+        return _one_line(a), _one_line(b)
+    words = ((f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in (4, 6, 9, 17))
+    return next((pair for pair in words if pair[0] != pair[1]), (repr(a), repr(b)))
 
 
 def _one_line(value):

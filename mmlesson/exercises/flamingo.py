@@ -833,8 +833,6 @@ def _rices_inputs(N, M, k, D, dtype):
 
 def _expect_each_of_equals(answer):
     """The pool holds an entry twice, which is the best; either of the two may come first."""
-    if any(outcome.error for outcome in answer.outcomes):
-        return
     answer.judge()
     query, pool = randn(1, 5, seed=5), randn(4, 5, seed=7)
     pool[1] = pool[3] = query[0]

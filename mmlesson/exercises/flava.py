@@ -460,7 +460,7 @@ _CAPTIONS = (
     (2000, 20, 30, 27, None, None),
     (2500, 14, 5, 3, 1.0, None),
     (800, 14, 2, 1, 1.0, None),
-    (500, 14, 23, 0, 0.5, 1),
+    (500, 14, 23, 0, None, 1),
 )
 
 
@@ -955,6 +955,7 @@ def straight_through(answer):
     answer.case("of entries with one number", z=z[:, :1], codebook=codebook[:, :1])
     answer.case("of one vector", z=z[:1], codebook=codebook)
     answer.case("of 400 entries", z=50 * randn(30, 3, seed=3), codebook=50 * randn(400, 3, seed=4))
+    answer.case("of vectors far from all entries", z=100 * z, codebook=codebook)
     answer.case("of a codebook with one entry", z=z, codebook=codebook[:1])
     answer.case("of one vector and one entry", z=z[:1], codebook=codebook[:1])
 
@@ -1029,7 +1030,9 @@ _STRAIGHT = "level = x + (x.round() - x).detach(), with x = (L - 1) * sigmoid(z)
             "the levels are not rounded, and long() cuts them down: round (L - 1) * sigmoid(z).": lambda x: x,
             "the levels are rounded down: use round, or the top level is rare.": lambda x: _through(x, x.floor()),
             "the levels are rounded up: use round, or the lowest level is rare.": lambda x: _through(x, x.ceil()),
-            f"no gradient flows from quantized to z, since that of round() is 0 everywhere: {_STRAIGHT}": torch.round,
+            f"no gradient flows from quantized to z: round(), .detach(), numpy and no_grad pass none: {_STRAIGHT}": (
+                torch.round
+            ),
         },
         bound={
             "L * sigmoid(z) rounds to L, a level too many: multiply by L - 1.": lambda z, top: (top + 1) * z.sigmoid(),
@@ -1075,8 +1078,9 @@ def fsq(answer):
     answer.case("of one vector", z=z[:1, 0], levels=(3, 4, 2, 5))
     answer.case("of one vector without axes in front", z=z[0, 0], levels=(3, 4, 2, 5))
     answer.case("of axes of size one", z=z[:1, :1, :1], levels=(9,))
-    z, levels = 2 * randn(9, 12, seed=3), (8,) * 12
-    answer.case("of a codebook with 8 ** 12 codes", z=z, levels=levels)
+    answer.case("of a channel with 300 levels", z=z[..., :2], levels=(300, 3))
+    z, levels = 2 * randn(9, 20, seed=3), (8,) * 20
+    answer.case("of a codebook with 8 ** 20 codes", z=z, levels=levels)
     answer.judge()
     exact = torch.equal(answer.result(z=z, levels=levels)[1], answer.exercise.correct(z, levels)[1])
-    answer.expect(exact, "codes above 2 ** 24 are not exact, as in float32: multiply and add the levels as int64.")
+    answer.expect(exact, "large codes are not exact, as in float32 or float64: multiply and add the levels as int64.")

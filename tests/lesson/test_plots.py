@@ -242,6 +242,9 @@ def test_curves(figures, capsys):
     assert said(capsys) == (
         "It falls. Loss against step: train from 4 to 1; held out from 4 to 3, lowest 0.5 at 1; chance is 4.16."
     )
+    plots.curves({"halves": ([0, 0.5, 2], [4.0, 2.0, 1.0])}, "layer", "loss")
+    whole, halves = ([tick % 1 == 0 for tick in fig.axes[0].get_xticks()] for fig in figures)
+    assert all(whole) and not all(halves)
 
 
 def test_bars(figures, capsys):

@@ -73,7 +73,7 @@ def difference(clip, vision_transformer, text_transformer):
 
     tower = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1)
     config = CLIPConfig(
-        text_config=dict(**tower, vocab_size=200, max_position_embeddings=16, eos_token_id=199),
+        text_config=dict(**tower, vocab_size=200, max_position_embeddings=16, bos_token_id=198, eos_token_id=199),
         vision_config=dict(**tower, image_size=32, patch_size=8),
         projection_dim=32,
     )
