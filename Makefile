@@ -8,13 +8,27 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 LAB_FLAGS ?=
 # `make lock` keeps torch where it is, unless told otherwise: make lock TORCH=2.14.0
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+OLDEST := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
 # The stamps make a second run install nothing, until one of the two files changes.
 LAB_STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
+# .venv holds absolute paths and belongs to one Python, so a moved clone or an upgraded Python needs a new one.
+HERE := $(CURDIR) $(shell $(PYTHON) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2> /dev/null)
+MADE := $(shell cat $(VENV)/.made-for 2> /dev/null)
+ifneq ($(MADE),)
+ifneq ($(MADE),$(strip $(HERE)))
+ANEW := anew
+endif
+endif
+
+# PyPI's torch for Linux brings several GB of CUDA along. Where no NVIDIA GPU answers, torch alone comes from its own
+# index of CPU builds; if that cannot be reached, from where pip finds everything else.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
 .DEFAULT_GOAL := help
-.PHONY: help lab test student export execute contract bench assets lock doctor clean
+.PHONY: help lab test student export execute contract bench assets lock doctor clean anew
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -57,30 +71,46 @@ bench: $(LAB_STAMP)  ## measure scenes per second, and our CLIP against transfor
 assets: $(LAB_STAMP)  ## train the shipped checkpoints again
 	$(PYTHON) -m mmlesson.tools.train_checkpoints
 
-# "+cpu" and the like name one index's build of a version; PyPI has the version only.
+# For the oldest Python that pyproject.toml names, and for every system (uv's universal resolution). torch brings its
+# own CUDA packages or none, as the build wants.
 lock:  ## write constraints.txt: the newest versions of everything, except torch
 	@test -n "$(TORCH)" || { echo "constraints.txt names no torch version: say which, as in make lock TORCH=2.13.0"; exit 1; }
 	@set -e; lock=$$(mktemp -d); trap 'rm -rf "$$lock"' EXIT; \
 	$(PYTHON3) -m venv "$$lock"; \
-	"$$lock/bin/python" -m pip install "torch==$(TORCH)" -e ".[test]"; \
-	"$$lock/bin/python" -m pip freeze --all --exclude pip --exclude-editable > "$$lock/freeze.txt"; \
-	sed 's/+[a-z0-9.]*$$//' "$$lock/freeze.txt" | LC_ALL=C sort -f > constraints.txt; \
+	"$$lock/bin/python" -m pip install --quiet uv; \
+	echo "torch==$(TORCH)" > "$$lock/torch"; \
+	"$$lock/bin/uv" pip compile --universal --fork-strategy fewest --python-version "$(OLDEST)" --extra test --extra speech \
+	  --constraint "$$lock/torch" --no-annotate --no-header --quiet pyproject.toml > "$$lock/all"; \
+	grep -vE '^(nvidia|cuda|triton)' "$$lock/all" | LC_ALL=C sort -f > constraints.txt; \
 	echo "constraints.txt: $$(wc -l < constraints.txt) packages"
 
 clean:  ## remove .venv, caches and test artifacts (student/ and results/ are yours: they stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache test-artifacts
 	find mmlesson tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(PYTHON):
+# Not a file: asks for a new .venv where ANEW names it.
+anew:
+	@echo "The course was moved or its Python changed: installing it anew in $(VENV)."
+
+$(PYTHON): $(ANEW)
 	@$(PYTHON3) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 	  "mmlesson needs Python 3.11 or newer, but $(PYTHON3) is " + sys.version.split()[0] + \
 	  ". Name a newer one: make lab PYTHON3=python3.12")'
-	$(PYTHON3) -m venv $(VENV)
+	$(PYTHON3) -m venv --clear $(VENV)
 
-$(LAB_STAMP): pyproject.toml constraints.txt | $(PYTHON)
-	$(PYTHON) -m pip install -c constraints.txt -e .
+$(LAB_STAMP): pyproject.toml constraints.txt $(ANEW) | $(PYTHON)
+	$(call install,.[lab])
 	@touch $@
 
-$(TEST_STAMP): pyproject.toml constraints.txt | $(PYTHON)
-	$(PYTHON) -m pip install -c constraints.txt -e ".[test]"
+$(TEST_STAMP): pyproject.toml constraints.txt $(ANEW) | $(PYTHON)
+	$(call install,.[test])
 	@touch $(LAB_STAMP) $@
+
+define install
+@if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L > /dev/null 2>&1; then \
+  $(PYTHON) -m pip install --quiet --retries 1 --timeout 15 --no-deps -c constraints.txt --index-url $(CPU_INDEX) torch \
+    > /dev/null 2>&1 || echo "torch comes from pip's own indexes: its index of CPU builds has none for this machine."; \
+fi
+$(PYTHON) -m pip install -c constraints.txt -e "$(1)"
+@echo "$(CURDIR) $$($(PYTHON) -c 'import sys; print(*sys.version_info[:2], sep=".")')" > $(VENV)/.made-for
+endef

@@ -3,6 +3,7 @@
 models/        what the notebooks build, one module per lesson; written by `make export`, never edited by hand
 world/         the data: scenes of drawings whose truth is known, captions, video, speech, batches
 lesson, train, metrics, plots, widgets, checkpoints    what every lesson calls; no need to read them
+claims, display, drawing, threads    what these are made of
 exercises/     the checks of the exercises, one module per lesson: read them after you have tried
 experiments/   the runs behind the stored figures: downstream tasks, ablations, parity with other implementations
 interview/     interview cards in English and Korean
@@ -12,6 +13,7 @@ Imports run one way: tools -> experiments -> models -> world and train.
 """
 
 import os
+import re
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -32,10 +34,15 @@ def device():
         chosen = torch.device(forced)
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = re.split(r"(?<=[.:;]) |\n", str(error))[0].rstrip(".:;")[:100]  # torch's words may be a page long
         raise ValueError(
-            f"MMLESSON_DEVICE={forced!r} cannot be used here ({str(error).splitlines()[0]}). "
+            f"MMLESSON_DEVICE={forced!r} cannot be used here ({why}). "
             "Set it to cpu, or unset it to let the course choose."
         ) from None
+    if chosen.type == "meta":
+        raise ValueError(
+            "MMLESSON_DEVICE='meta' computes nothing: set it to cpu, or unset it to let the course choose."
+        )
     return chosen
 
 

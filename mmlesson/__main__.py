@@ -24,8 +24,14 @@ def main(arguments=None):
         from mmlesson.tools import readme_table
 
         return readme_table.main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:  # a folder of somebody else's, a full disk
+        print(
+            f"{error.filename} cannot be written ({error.strerror}): copy the course to a folder of yours.",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -33,6 +33,25 @@ FONT, TITLE_FONT = 9.5, 11  # points
 CHARACTER = 0.57  # mean width of a character of the font, in font sizes
 
 
+# Families with Korean letters, on Linux, Windows and macOS. matplotlib takes a letter from the first that has it.
+KOREAN_FONTS = (
+    "Noto Sans CJK KR",
+    "Noto Sans KR",
+    "NanumGothic",
+    "Malgun Gothic",
+    "Apple SD Gothic Neo",
+    "AppleGothic",
+)
+
+
+def korean_font():
+    """The first of KOREAN_FONTS that is installed, or None."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return next((name for name in KOREAN_FONTS if name in installed), None)
+
+
 def style():
     """Set matplotlib's defaults for the course; lesson.start() does."""
     matplotlib.rcParams.update(
@@ -41,6 +60,7 @@ def style():
             "savefig.dpi": "figure",
             "figure.facecolor": "white",
             "figure.constrained_layout.use": True,
+            "font.family": ["DejaVu Sans", *filter(None, [korean_font()])],
             "font.size": FONT,
             "axes.titlesize": FONT + 0.5,
             "axes.titlelocation": "left",
@@ -308,11 +328,16 @@ def as_array(values):
 
 
 def as_images(images):
-    """Images (N, 3, H, W) in [0, 1] -> (N, H, W, 3) array. Raises ValueError for another shape."""
+    """Images (N, 3, H, W) in [0, 1], or uint8 from 0 to 255 -> (N, H, W, 3) array. Raises ValueError for others."""
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or images.shape[1] != 3:
         found = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
         raise ValueError(f"Images must be a tensor of (N, 3, H, W) in [0, 1], not {found}.")
-    return images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    if images.dtype == torch.uint8:
+        images = images / 255
+    images = images.detach().float().cpu()
+    if images.numel() and images.max() > 20:  # a model's images may leave [0, 1] a little
+        raise ValueError(f"Images must be in [0, 1], and these go up to {images.max():.0f}: divide them by 255.")
+    return images.clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def as_scores(similarity):

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import mmlesson
-from mmlesson import display, drawing
+from mmlesson import claims, display, drawing, threads
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Lesson:
 def start(name, seed=0):
     """Seed everything, choose the device and the plot style, start the clock; print one line. Returns a Lesson.
 
+    torch gets at most as many threads as there are cores for it: those that this process may use, and no more than the
+    quota of a container grants.
     name: the lesson's slug, such as "clip"; it becomes the name of the results file. Raises ValueError if it cannot.
     """
     import numpy
@@ -44,9 +46,10 @@ def start(name, seed=0):
     numpy.random.seed(seed)
     torch.manual_seed(seed)  # every device
     drawing.style()
+    claims.watch()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    print(f"Lesson {name}: device {device.type}, threads {torch.get_num_threads()}, seed {seed}.")
+    print(f"Lesson {name}: device {device.type}, threads {threads.limit()}, seed {seed}.")
     return Lesson(name, seed, device, time.perf_counter())
 
 
@@ -61,7 +64,8 @@ def scorecard(lesson, **figures):
     """Show the lesson's measured results as a table and write them to `results/<lesson>.json`. Returns a Scorecard.
 
     figures: the headline numbers by name, finite ints or floats. The file goes to the folder MMLESSON_RESULTS if that
-    is set, else to results/ in the repository, else to results/ in the current folder.
+    is set, else to results/ in the repository, else to results/ in the current folder. Where it cannot be written, the
+    table is shown all the same, with a sentence that says so.
     Raises TypeError for a figure that is not a number, ValueError for one that is not finite.
     """
     versions = {
@@ -83,12 +87,16 @@ def scorecard(lesson, **figures):
     )
     if lesson.device.type == "cuda":
         result["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(lesson.device) / 1e6)
-    path = _results_folder() / f"{lesson.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8", newline="\n")
     shown = {**result["figures"], **{k: v for k, v in result.items() if k.startswith(("seconds", "peak"))}}
     rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in shown.items()]
     _table(f"Lesson {lesson.name}, measured on {lesson.device.type}", rows)
+    path = results_folder() / f"{lesson.name}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8", newline="\n")
+    except OSError as error:
+        why = f"These figures could not be stored in {path} ({error.strerror}): set MMLESSON_RESULTS to another folder."
+        print(display.wrapped(why))
     return result
 
 
@@ -120,9 +128,10 @@ def _plain_number(name, value):
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def _results_folder():
+def results_folder():
+    """Where scorecards are stored: the folder MMLESSON_RESULTS, else results/ in the repository or here."""
     forced = os.environ.get("MMLESSON_RESULTS")
-    return Path(forced) if forced else (mmlesson.repository() or Path.cwd()) / "results"
+    return Path(forced).expanduser() if forced else (mmlesson.repository() or Path.cwd()) / "results"
 
 
 def _device_name(device):

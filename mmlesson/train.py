@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from mmlesson import display
+from mmlesson import display, threads
 
 
 @dataclass
@@ -120,6 +120,7 @@ def fit(
     grad_clip: the largest norm of the gradient of all parameters; a longer one is scaled down. The history keeps the
         norm before clipping.
 
+    While other programs keep the machine busy it trains with fewer threads (threads.Chooser), and says so.
     An interrupt (the stop button) keeps what was learned. Raises FloatingPointError if the loss or a gradient is not
     finite, before that step changes a weight. The loop itself draws no random numbers.
     """
@@ -127,6 +128,7 @@ def fit(
     history = History()
     model.train()
     bar = _bar(label, steps)
+    chooser = threads.Chooser()
     try:
         for step in range(steps):
             if measure and step % measure_every == 0:
@@ -149,6 +151,7 @@ def fit(
             history.lr.append(lr)
             history.grad_norm.append(grad_norm)
             history.seconds += time.perf_counter() - started
+            chooser.choose()
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update()
         if measure:
@@ -156,6 +159,7 @@ def fit(
     except KeyboardInterrupt:
         print(f"{label} was stopped after {len(history.steps)} of {steps} steps; the model keeps what it learned.")
     finally:
+        chooser.restore()
         bar.close()
     return history
 

@@ -81,9 +81,16 @@ def explore(draw, title="", continuous_update=False, **controls):
     explorer = Explorer(draw, made)
     if display.in_notebook():
         heading = [ipywidgets.Label(title)] if title else []
-        view = ipywidgets.VBox([*heading, *made.values()])._repr_mimebundle_()
+        box = ipywidgets.VBox([*heading, *made.values()])
         names = ", ".join(control.description for control in made.values())
-        view["text/plain"] = f"(In a running notebook, controls stand here: {names}.)"  # what a stored notebook shows
+        view = {
+            "text/plain": f"(In a running notebook, controls stand here: {names}.)",  # what a stored notebook shows
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": box.model_id,
+            },
+        }  # as ipywidgets 8 makes it; 7, which Colab has, has no method for it
         show_widgets(view, raw=True)
         explorer._show()
     else:
@@ -458,6 +465,8 @@ def _change(panels, values):
 
 def _control(name, short, continuous_update):
     """A control from what ipywidgets.interact takes."""
+    if isinstance(short, dict):  # ipywidgets 8.0.0 takes pairs alone
+        short = list(short.items())
     control = ipywidgets.interactive.widget_from_abbrev(short)
     if control is None:
         raise ValueError(

@@ -15,14 +15,25 @@ MODULES = {
     if path.name != "_modidx.py"
 }
 CALLED = {"lesson", "train", "metrics", "plots", "widgets", "checkpoints"}  # what every lesson calls
-HELPERS = {"display", "drawing"}  # what those share
+HELPERS = {"claims", "display", "drawing", "threads"}  # what those share
 ALLOWED = {  # which parts each part of the package may import
     "world": {"world"},
     "models": {"models", "world", "train", "checkpoints"},
-    "experiments": {"experiments", "models", "world", "train", "checkpoints"},
+    "experiments": {"experiments", "models", "world", "train", "checkpoints", "display"},
     "exercises": {"exercises"},
     "interview": {"interview", "display"},
-    "tools": {"tools", "experiments", "models", "world", "train", "metrics", "checkpoints"},
+    "tools": {
+        "tools",
+        "experiments",
+        "models",
+        "world",
+        "train",
+        "metrics",
+        "checkpoints",
+        "drawing",
+        "lesson",
+        "threads",
+    },
     "__main__": {"tools"},
     **dict.fromkeys(CALLED | HELPERS, CALLED | HELPERS),
 }

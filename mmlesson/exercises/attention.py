@@ -234,7 +234,7 @@ def _mean_up_to_eot(states, tokens):
         ),
         "the batch's highest id is taken: each row has its own.": _pool(lambda t: (t == t.max()).int().argmax(1)),
         "this is the position of the lowest id: take that of the highest.": _pool(lambda t: t.argmin(1)),
-        "states[:, positions] mixes all rows and positions: index with torch.arange(N) instead of the colon.": (
+        "each row is read at all rows' positions: index with torch.arange(N) and positions, both of shape (N,).": (
             lambda s, t: s[:, t.argmax(1)]
         ),
     },
@@ -351,3 +351,5 @@ def most_frequent_pair(answer):
     case({"a-x": 2, "Bo-a": 1, "Bo-a-b": 1, "b-a": 2}, hint=_RULE)
     case({"a!-a": 2, "a-x</w>": 2}, hint=_RULE)
     case({"b-a": 2, "a-z": 2}, hint=_RULE)
+    different = "('a', 'bc') and ('ab', 'c') are two pairs: count the tuples, not their joined text."
+    case({"a-bc": 2, "ab-c": 2, "x-y": 3}, hint=different)

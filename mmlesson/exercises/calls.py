@@ -34,6 +34,10 @@ class NotAttempted(Exception):
     """The body of the exercise is still empty."""
 
 
+def _device():
+    return torch.empty(0).device  # torch.get_default_device fails in 2.6 once a default was set and removed
+
+
 def _set_device(device):
     torch.set_default_device(None if device.type == "cpu" else device)  # None removes the setting
 
@@ -56,7 +60,7 @@ KERNEL = (
         "give the dtype to the functions that make tensors.",
     ),
     (
-        torch.get_default_device,
+        _device,
         _set_device,
         torch.device("cpu"),
         "your function leaves another default device for the whole kernel (it is changed back): "

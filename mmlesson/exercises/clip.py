@@ -117,7 +117,14 @@ def clip_loss(answer):
         case("", image, text, torch.tensor(scale, dtype=dtype))
     features = ("image_features", "text_features", "logit_scale")
     case("", image, text, torch.tensor(scale, dtype=dtype), gradients=features)
-    case("of a batch of one pair", image[:1], text[:1], torch.tensor(scale, dtype=dtype))
+    one = (image[:1], text[:1], torch.tensor(scale, dtype=dtype))
+    case("of a batch of one pair", *one)
+    case(
+        "of a batch of one pair",
+        *one,
+        gradients=features,
+        hint="The loss is 0 and flat there, and backward() still runs.",
+    )
     case("of features with one number each", image[:, :1], text[:, :1], torch.tensor(scale, dtype=dtype))
     same, image, ln_100 = torch.ones(6, 4), randn(5, 7, seed=3), torch.tensor(100.0).log()
     case("where all features are equal, which is chance, ln N,", same, same, torch.tensor(2.0))
@@ -314,7 +321,7 @@ def _exponential(model):
     changes=("model.logit_scale",),
     correct=_clamp(max=math.log(100)),
     mistakes={
-        "model.logit_scale is unchanged: a function such as clamp() returns a new tensor, clamp_() works in place.": (
+        "model.logit_scale stays too high: lower the parameter itself, in place, as clamp_(max=...) does.": (
             lambda model: model.logit_scale.clamp(max=math.log(100))
         ),
         "logit_scale now holds the scale itself: clamp its logarithm, at ln 100 = 4.605.": _exponential,
@@ -551,7 +558,7 @@ def pointing_game(answer):
         x, y = _center(*_split(_highest(attention), gh, gw), gh, gw)
         # Boxes near the highest cell, so that about half of them hold its center; no corner of a cell lies on an edge.
         middle = torch.stack([x, y], dim=1) + 0.15 * randn(N, 2, seed=seed + 100)
-        half = 0.08 + 0.12 * randn(N, 2, seed=seed + 200).sigmoid()
+        half = 0.06 + 0.3 * randn(N, 2, seed=seed + 200).sigmoid()
         boxes = torch.cat([middle - half, middle + half], dim=1).clamp(0.01, 0.99).to(dtype)
         answer.case(f"of {N} maps with {gh} x {gw} cells", attention=attention, boxes=boxes)
         flipped = attention.mT.contiguous().mT  # the same maps, column by column in memory

@@ -161,12 +161,20 @@ class Answer:
         self.cases, self.outcomes = [], []
 
     def recognize(self, tried, alike):
-        """The sentence of the mistake that explains what was found in all cases, or None. An error explains nothing."""
+        """The sentence of the mistake that explains what was found in all cases, or None.
+
+        An error explains nothing. Where errors leave a single wrong result, many mistakes would fit it: then the
+        mistake has to raise an error, too.
+        """
+        errors = [one for one in tried if one.found.error]
         tried = [one for one in tried if not one.found.error]
-        if all(alike(one.found, one.expected) for one in tried):
+        wrong = sum(not alike(one.found, one.expected) for one in tried)
+        if not wrong:
             return None
         for sentence, mistake in self.exercise.mistakes.items():
-            if all(alike(one.found, self.outcome(mistake, one.case)) for one in tried):
+            if not all(alike(one.found, self.outcome(mistake, one.case)) for one in tried):
+                continue
+            if wrong > 1 or not errors or any(self.outcome(mistake, one.case).error for one in errors):
                 return sentence
         return None
 

@@ -89,7 +89,7 @@ _CUT_BRANCH = (
             join=lambda y, g, b: _normalized(_add(y, g, b))
         ),
         _ROUNDED: _gated(join=lambda y, g, b: _add(y.float().to(y.dtype), g, b)),
-        "no gradient reaches alpha: look for .item(), .detach(), no_grad or math.tanh, which returns a plain number.": (
+        "no gradient reaches alpha: look for .item(), .data, .detach(), torch.tensor(), no_grad or math.tanh.": (
             _gated(lambda alpha: alpha.tanh().detach())
         ),
         "at alpha = 0 no gradient reaches alpha, so the gate would never open: tanh has slope 1 there, and 0 needs no "
@@ -797,7 +797,7 @@ _TWICE = "the result names an entry of pool twice for one query: take the indice
     }
     | {sentence: _rices(similar) for sentence, similar in _OTHER_SIMILARITIES.items()}
     | {
-        f"{sentence} And the highest comes last: flip the order.": _rices(similar, _best_first)
+        f"{sentence} The highest belongs at the end.": _rices(similar, _best_first)
         for sentence, similar in _OTHER_SIMILARITIES.items()
     },
 )

@@ -930,7 +930,7 @@ _DETACH = "quantized = z + (entry - z).detach()"
             f"the codebook gets a gradient through quantized as well: detach the entry, as in {_DETACH}.": (
                 lambda z, entry: entry + z - z.detach()
             ),
-            f"no gradient flows from quantized to z, as detach() or a new tensor cuts it off: {_DETACH}.": (
+            f"no gradient flows from quantized to z: z is detached, cancels, or is under no_grad; {_DETACH}.": (
                 lambda z, entry: entry.detach()
             ),
             f"z gets the gradient twice: it should come in once, as in {_DETACH}.": lambda z, entry: (

@@ -217,6 +217,10 @@ def qk_norm_attention(answer):
     hint = "There epsilon counts: divide by sqrt(variance + 1e-5)."
     small = inputs | {"q": inputs["q"] / 30000, "k": inputs["k"] / 30000}
     answer.case("for q and k around 0.001", **small, hint=hint)
+    far = inputs | {"q": inputs["q"] + 300, "k": inputs["k"] - 300}
+    answer.case(
+        "for q around 300 and k around -300", **far, hint="Subtract the mean first: E[x^2] - E[x]^2 rounds to 0."
+    )
     equal = inputs | {"q": torch.full_like(inputs["q"], 0.5)}
     answer.case("where all numbers of a query are equal", **equal, hint=hint)
     answer.case("with one number per head", **_heads(2, 3, 4, 1, float64), hint=hint)
@@ -401,7 +405,8 @@ def interleave(answer):
     first_code, and the mark `end_image`. positions: 0, 1, 2, ... in each image, -1 for words and marks.
     """
     small, wide = torch.tensor([[3, 0, 5], [7, 1, 2]]), torch.tensor([[4, 6, 0, 8, 2]])
-    tall, dot = torch.tensor([[1, 9], [0, 3], [5, 4], [2, 7]]), torch.tensor([[8]])
+    dot = torch.tensor([[8]])
+    tall = torch.tensor([[1, 9, 6], [0, 3, 6], [5, 4, 6], [2, 7, 6]])[:, :2]  # cut from a wider one, as in a crop
     # Codes that are the numbers of marks, of words and of their neighbors.
     marks = torch.tensor([[11, 15, 15], [3, 3, 3], [0, 11, 0]])
     large = 8191 - 20 * torch.arange(400).view(20, 20)

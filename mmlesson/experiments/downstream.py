@@ -60,6 +60,7 @@ def probe(features, labels, test_features, test_labels, hidden=0):
 
     labels (N,) long. Features are standardized; full-batch L-BFGS with a small L2 penalty.
     """
+    features, test_features = features.float(), test_features.float()  # a model may think in half precision
     mean, std = features.mean(0), features.std(0) + 1e-6
     x, test_x = (features - mean) / std, (test_features - mean) / std
     classes = int(labels.max()) + 1

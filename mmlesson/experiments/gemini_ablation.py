@@ -52,6 +52,7 @@ class Grafted(nn.Module):
     def __init__(self, reader, clip, codebook):
         super().__init__()
         self.embedding, self.scale, self.decoder = reader.embedding, reader.scale, reader.decoder
+        self.tokenizer, self.first_code, self.grid = reader.tokenizer, reader.first_code, reader.grid
         self.image_encoder, self.decode_codes = GridEncoder(clip.image_encoder), codebook.decode
         self.requires_grad_(False)
         width = self.embedding.embedding_dim

@@ -148,13 +148,14 @@ class TextTransformer(nn.Module):
     """CLIP's text encoder (paper, section 2.4): causal transformer, pooled at the end-of-text token.
 
     tokens (N, T) with T <= context_length -> features (N, embed_dim). The end-of-text token has the highest id.
+    activation: as in Block.
     """
 
-    def __init__(self, *, vocab_size, context_length, width, layers, heads, embed_dim):
+    def __init__(self, *, vocab_size, context_length, width, layers, heads, embed_dim, activation=QuickGELU):
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
-        self.transformer = Transformer(width=width, layers=layers, heads=heads)
+        self.transformer = Transformer(width=width, layers=layers, heads=heads, activation=activation)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
         self.initialize()
@@ -172,7 +173,9 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp[2].weight, std=width**-0.5 * (2 * layers) ** -0.5)
 
     def forward(self, tokens):
-        length = tokens.shape[1]
+        length, longest = tokens.shape[1], len(self.positional_embedding)
+        if length > longest:
+            raise ValueError(f"A text of {length} tokens does not fit into {longest} positions: shorten it.")
         x = self.token_embedding(tokens) + self.positional_embedding[:length]  # (N, T, width)
         x = self.transformer(x, causal_mask(length, device=tokens.device))
         end = tokens.argmax(dim=1)  # the position of <eot>; no padding mask is needed, padding lies in its future

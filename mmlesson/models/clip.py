@@ -112,17 +112,19 @@ def train_clip(model, batches, lr=1.5e-3, loss=clip_loss, measure=None, measure_
 
 # %% ../../notebooks/03_clip.ipynb #zero-shot
 @torch.no_grad()
-def zero_shot_classifier(model, names, templates=("{}",)):
+def zero_shot_classifier(model, names, templates=("{}",), tokenizer=None):
     """A classifier from words: (classes, D), each row of length 1 (paper, section 3.1.4 for the ensemble).
 
     names: one description per class. Every template is filled with it and embedded; the mean of the normalized
-    embeddings is normalized again.
+    embeddings is normalized again. tokenizer: that of the model's texts, None for the world's.
     """
-    tokenizer = world.Tokenizer()
+    if isinstance(names, str) or isinstance(templates, str):
+        raise TypeError("zero_shot_classifier takes lists of names and of templates: write ['a cat'], not 'a cat'.")
+    tokenizer = tokenizer or world.Tokenizer()
     total = 0.0
     for template in templates:
         prompts = [template.format(name) for name in names]
-        tokens = tokenizer.encode(prompts, length=CONTEXT_LENGTH).to(model.logit_scale.device)
+        tokens = tokenizer.encode(prompts).to(model.logit_scale.device)
         total = total + F.normalize(model.encode_text(tokens), dim=-1)
     return F.normalize(total, dim=-1)
 
@@ -130,5 +132,8 @@ def zero_shot_classifier(model, names, templates=("{}",)):
 @torch.no_grad()
 def image_features(model, scenes, draw=world.render):
     """Normalized image embeddings of many scenes: (N, D). draw(scenes) -> images (N, 3, H, W)."""
-    chunks = torch.arange(len(scenes)).split(256)
-    return torch.cat([F.normalize(model.encode_image(draw(scenes[chunk])), dim=-1) for chunk in chunks])
+    embeddings = []
+    for chunk in torch.arange(len(scenes)).split(256):
+        images = draw(scenes[chunk]).to(model.logit_scale)  # the model's device and number format
+        embeddings.append(F.normalize(model.encode_image(images), dim=-1))
+    return torch.cat(embeddings)

@@ -261,12 +261,13 @@ class GatedCrossAttention(nn.Module):
         return x
 
 # %% ../../notebooks/07_flamingo.ipynb #mask
-def media_mask(tokens, media):
+def media_mask(tokens, media, image_token=IMAGE):
     """Which of a row's `media` images each token sees: tokens (N, T) -> (N, T, media) bool.
 
     A token sees the last image at or before it, and before the first <image> none (paper, section 2.3).
+    image_token: the id of <image>.
     """
-    last = (tokens == IMAGE).cumsum(dim=1)  # how many images have come so far: phi in the paper
+    last = (tokens == image_token).cumsum(dim=1)  # how many images have come so far: phi in the paper
     return last[..., None] == torch.arange(1, media + 1, device=tokens.device)
 
 # %% ../../notebooks/07_flamingo.ipynb #flamingo
@@ -314,19 +315,19 @@ class Flamingo(FrozenBackbones):
     """Frozen backbones, and between them the layers that are trained (paper, figure 3).
 
     resampler: as PerceiverResampler. A GatedCrossAttention stands before every `cross_attn_every`-th block of the
-    language model, the first included.
+    language model, the first included. image_token: the id of <image> in the texts.
     """
 
-    def __init__(self, image_encoder, language_model, resampler, *, media_width, cross_attn_every=1):
+    def __init__(self, image_encoder, language_model, resampler, *, media_width, cross_attn_every=1, image_token=IMAGE):
         super().__init__(image_encoder, language_model)
-        self.resampler, self.gated = resampler, nn.ModuleDict()
+        self.resampler, self.gated, self.image_token = resampler, nn.ModuleDict(), image_token
         width, blocks = language_model.head.in_features, len(language_model.blocks)
         for i in range(0, blocks, cross_attn_every):
             self.gated[str(i)] = GatedCrossAttention(width=width, media_width=media_width, heads=4, head_dim=32)
 
     def visible(self, tokens, media):
         """Which images each token sees: (N, T, media) bool."""
-        return media_mask(tokens, media)
+        return media_mask(tokens, media, self.image_token)
 
     def forward(self, tokens, features):
         """tokens (N, T), features (N, M, frames, cells, media_width) of M media -> logits (N, T, vocab_size)."""

@@ -21,6 +21,8 @@ from mmlesson.train import decay_groups, fit
 def fsq(z, levels):
     """Finite scalar quantization: every channel is squashed and rounded (Mentzer et al. 2023, section 3.1).
 
+    The paper squashes with tanh, and shifts even numbers of levels by half a step, so that 0 is a level; this is the
+    symmetric form, in which the levels of every channel run evenly from -1 to 1.
     z (..., d), levels: d whole numbers. Returns the quantized z (..., d) in [-1, 1], through which gradients pass as
     if nothing had been rounded, and the codes (...) long, the levels read as digits of one number.
     """
@@ -274,16 +276,19 @@ def block_mask(side, patches, generator):
     return mask
 
 # %% ../../notebooks/06_flava.ipynb #mask-words
-def mask_words(tokens, generator, ratio=0.15):
+def mask_words(tokens, generator, ratio=0.15, tokenizer=TOKENIZER):
     """BERT's corruption (Devlin et al. 2018, section 3.1): tokens (N, T) -> corrupted tokens and labels (N, T).
 
-    Of the chosen words 80 % become MASK, 10 % another word, 10 % stay; labels are -100 wherever nothing is asked.
+    Of the chosen words 80 % become the mask, whose id follows those of the tokenizer, 10 % another word, 10 % stay;
+    labels are -100 wherever nothing is asked.
     """
-    maskable = (tokens > 0) & (tokens < TOKENIZER.sot)  # words only: no padding, no class token, no end
+    if tokens.max() >= len(tokenizer):
+        raise ValueError(f"Token {tokens.max()} is none of the tokenizer's {len(tokenizer)}: which one made it?")
+    maskable = (tokens > 0) & (tokens < tokenizer.sot)  # words only: no padding, no class token, no end
     chosen = maskable & (torch.rand(tokens.shape, generator=generator) < ratio)
     fate = torch.rand(tokens.shape, generator=generator)
-    other = torch.randint(1, TOKENIZER.sot, tokens.shape, generator=generator)
-    corrupted = torch.where(chosen & (fate < 0.8), MASK, tokens)
+    other = torch.randint(1, tokenizer.sot, tokens.shape, generator=generator)
+    corrupted = torch.where(chosen & (fate < 0.8), len(tokenizer), tokens)
     corrupted = torch.where(chosen & (fate >= 0.9), other, corrupted)
     return corrupted, torch.where(chosen, tokens, -100)
 

@@ -34,27 +34,31 @@ GRID = 8  # codes along each side of an image of 32 x 32 pixels
 SOUNDS = 26  # audio tokens in a clip of 2.08 seconds: one for every 80 ms
 
 # %% ../../notebooks/08_gemini.ipynb #interleave
-def interleave(rows):
+def interleave(rows, tokenizer=TOKENIZER):
     """Rows as token ids, each <sot> and then its parts: tokens (N, T) long, padded at the end, and last (N, T) bool.
 
     rows: N lists of parts. A part is a string of words and marks; the codes of an image, (GRID, GRID) long; or SPEECH,
-    which leaves SOUNDS places for a clip of sound. last: True for the tokens of each row's last part.
+    which leaves SOUNDS places for a clip of sound. last: True for the tokens of each row's last part. Codes follow the
+    words of the tokenizer.
     """
+    if any(isinstance(row, str) for row in rows):
+        raise TypeError("interleave takes rows of parts: write [['a red cat']], not ['a red cat'].")
+    index = tokenizer.index
 
     def ids(part):
         if part is SPEECH:
-            return [AUDIO, *[SOUND] * SOUNDS, END_AUDIO]
+            return [index["<audio>"], *[index["<sound>"]] * SOUNDS, index["</audio>"]]
         if isinstance(part, str):
-            return TOKENIZER.ids(part)
-        return [IMAGE, *(part.flatten() + FIRST_CODE).tolist(), END_IMAGE]
+            return tokenizer.ids(part)
+        return [index["<image>"], *(part.flatten() + len(tokenizer)).tolist(), index["</image>"]]
 
     streams, last = [], []
     for row in rows:
         *context, end = [torch.tensor(ids(part)) for part in row]
-        streams.append(torch.cat([torch.tensor([TOKENIZER.sot]), *context, end]))
+        streams.append(torch.cat([torch.tensor([tokenizer.sot]), *context, end]))
         last.append(torch.arange(len(streams[-1])) >= len(streams[-1]) - len(end))
     pad = nn.utils.rnn.pad_sequence
-    return pad(streams, batch_first=True, padding_value=TOKENIZER.pad), pad(last, batch_first=True)
+    return pad(streams, batch_first=True, padding_value=tokenizer.pad), pad(last, batch_first=True)
 
 # %% ../../notebooks/08_gemini.ipynb #mel
 def mel_filters(bands, n_fft, rate):
@@ -252,9 +256,9 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 # %% ../../notebooks/08_gemini.ipynb #model
-def code_positions(tokens):
+def code_positions(tokens, first_code=FIRST_CODE):
     """The position of each code in its image: tokens (N, T) -> (N, T) long, from 0, row by row; -1 for other tokens."""
-    is_code = tokens >= FIRST_CODE
+    is_code = tokens >= first_code
     count = is_code.cumsum(dim=1)
     before = torch.where(is_code, 0, count).cummax(dim=1).values  # codes in earlier images
     return torch.where(is_code, count - before - 1, -1)
@@ -265,12 +269,16 @@ class GeminiStyle(nn.Module):
 
     waves (M, samples): the clips of sound for the <sound> tokens, in order. audio_encoder: width -> module. The
     embeddings are the output layer too; image codes also get embeddings of their row and column. sizes: as Decoder's.
+    tokenizer: of the words, whose ids come first; codes: how many an image may have, grid: along each of its sides.
     """
 
-    def __init__(self, *, width, audio_encoder=MelEncoder, **sizes):
+    def __init__(
+        self, *, width, audio_encoder=MelEncoder, tokenizer=TOKENIZER, codes=ImageCodebook.size, grid=GRID, **sizes
+    ):
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, width)
-        self.row_embedding, self.column_embedding = nn.Embedding(GRID, width), nn.Embedding(GRID, width)
+        self.tokenizer, self.first_code, self.grid = tokenizer, len(tokenizer), grid
+        self.embedding = nn.Embedding(self.first_code + codes, width)
+        self.row_embedding, self.column_embedding = nn.Embedding(grid, width), nn.Embedding(grid, width)
         self.audio_encoder = audio_encoder(width)
         self.decoder = Decoder(width=width, **sizes)
         self.scale = width**0.5  # embeddings this much larger going in than coming out, as in Gemma
@@ -282,13 +290,15 @@ class GeminiStyle(nn.Module):
 
     def embed(self, tokens, waves=None, positions=None):
         """tokens (N, T), waves -> (N, T, width). positions (N, T): as code_positions, to continue an image."""
-        positions = code_positions(tokens) if positions is None else positions
-        row, column = positions.clamp(min=0) // GRID, positions.clamp(min=0) % GRID
+        positions = code_positions(tokens, self.first_code) if positions is None else positions
+        row, column = positions.clamp(min=0) // self.grid, positions.clamp(min=0) % self.grid
         place = self.row_embedding(row) + self.column_embedding(column)
         x = (self.embedding(tokens) + place * (positions >= 0)[..., None]) * self.scale
-        if waves is not None and len(waves):
-            x = x.masked_scatter((tokens == SOUND)[..., None], self.audio_encoder(waves).to(x.dtype))
-        return x
+        sounds = [] if waves is None or not len(waves) else self.audio_encoder(waves).to(x.dtype).flatten(0, 1)
+        heard = tokens == self.tokenizer.index.get("<sound>", -1)
+        if heard.sum() != len(sounds):
+            raise ValueError(f"{heard.sum()} places for sound want as many frames, not {len(sounds)}: a clip a SPEECH.")
+        return x.masked_scatter(heard[..., None], sounds) if len(sounds) else x
 
     def logits(self, states):
         """States (..., width) -> logits (..., VOCABULARY)."""
@@ -304,12 +314,12 @@ def small_gemini(**changes):
     return GeminiStyle(**{**sizes, **changes})
 
 # %% ../../notebooks/08_gemini.ipynb #loss
-def token_weights(tokens, counted, image_weight=0.5):
+def token_weights(tokens, counted, image_weight=0.5, first_code=FIRST_CODE):
     """How much each token counts as a target: (N, T); image codes `image_weight` (Emu3's 0.5), words and marks 1.
 
     counted (N, T) bool: the tokens to be predicted. What was given counts nothing.
     """
-    return torch.where(tokens >= FIRST_CODE, image_weight, 1.0) * counted
+    return torch.where(tokens >= first_code, image_weight, 1.0) * counted
 
 
 def next_token_loss(logits, tokens, weights, z_weight=1e-4):
@@ -349,8 +359,8 @@ def train_gemini(model, streams, lr=0.015, image_weight=0.5, measure=None, measu
     def batch_loss(step):
         losses, totals = [], []
         for kind, (rows, waves) in next(endless).items():
-            tokens, last = (x.to(device) for x in interleave(rows))
-            weights = token_weights(tokens, last, image_weight)
+            tokens, last = (x.to(device) for x in interleave(rows, model.tokenizer))
+            weights = token_weights(tokens, last, image_weight, model.first_code)
             losses.append(next_token_loss(model(tokens, None if waves is None else waves.to(device)), tokens, weights))
             totals.append(weights.sum())
             curves.setdefault(kind, []).append(losses[-1].item())
@@ -386,12 +396,12 @@ def train_stages(model, encode, seed=0):
     return history
 
 # %% ../../notebooks/08_gemini.ipynb #generate-text
-def length_buckets(rows, waves=None, max_batch=64):
+def length_buckets(rows, waves=None, max_batch=64, tokenizer=TOKENIZER):
     """Rows of equal length in batches, to be continued together: yields (indices, tokens (n, T), waves or None).
 
-    rows: as for interleave. waves (N, samples): one clip of sound per row, if the rows hold SPEECH.
+    rows, tokenizer: as for interleave. waves (N, samples): one clip of sound per row, if the rows hold SPEECH.
     """
-    streams = [interleave([row])[0][0] for row in rows]
+    streams = [interleave([row], tokenizer)[0][0] for row in rows]
     for length in sorted({len(stream) for stream in streams}):
         indices = torch.tensor([i for i, stream in enumerate(streams) if len(stream) == length])
         for group in indices.split(max_batch):
@@ -402,19 +412,21 @@ def length_buckets(rows, waves=None, max_batch=64):
 def generate_text(model, rows, waves=None, max_words=8):
     """Greedy decoding: what the model writes after each row, until ; or max_words (N strings)."""
     device, texts = model.embedding.weight.device, [""] * len(rows)
-    for group, tokens, sounds in length_buckets(rows, waves):
+    for group, tokens, sounds in length_buckets(rows, waves, tokenizer=model.tokenizer):
         cache, written = KVCache(), []
         x = model.embed(tokens.to(device), None if sounds is None else sounds.to(device))
         for _ in range(max_words):
-            written.append(model.logits(model.decoder(x, cache)[:, -1])[:, :FIRST_CODE].argmax(dim=-1))
+            written.append(model.logits(model.decoder(x, cache)[:, -1])[:, : model.first_code].argmax(dim=-1))
             x = model.embed(written[-1][:, None])
-        for i, text in zip(group.tolist(), TOKENIZER.decode(torch.stack(written, dim=1))):
+        for i, text in zip(group.tolist(), model.tokenizer.decode(torch.stack(written, dim=1))):
             texts[i] = text.split(";")[0].strip()
     return texts
 
 # %% ../../notebooks/08_gemini.ipynb #sample-token
 def sample_token(logits, temperature=1.0, top_k=None, generator=None):
     """Sample one index per row of logits (N, K) from softmax(logits / temperature), among the top_k largest."""
+    if temperature < 0 or (top_k is not None and top_k < 1):
+        raise ValueError(f"temperature is at least 0 and top_k at least 1, not {temperature} and {top_k}.")
     if temperature == 0:
         return logits.argmax(dim=-1)
     if top_k is not None:
@@ -426,31 +438,33 @@ def sample_token(logits, temperature=1.0, top_k=None, generator=None):
 # %% ../../notebooks/08_gemini.ipynb #generate-images
 @torch.no_grad()
 def generate_images(model, rows, waves=None, guidance=2.0, temperature=0.7, top_k=None, seed=0):
-    """Sample an image after each row, code by code: codes (N, GRID, GRID) long, and the entropy of each choice in nats.
+    """Sample an image after each row, code by code: codes (N, grid, grid) long, and the entropy of each choice in nats.
 
     guidance: classifier-free, logits = u + guidance * (c - u), where c has read the row and u has not (Ho & Salimans
     2022, 2207.12598, whose w is guidance - 1); 1 is plain sampling.
     """
     device, generator = model.embedding.weight.device, torch.Generator().manual_seed(seed)
-    codes = torch.zeros(len(rows), GRID * GRID, dtype=torch.long, device=device)
+    tokenizer, first_code = model.tokenizer, model.first_code
+    codes = torch.zeros(len(rows), model.grid**2, dtype=torch.long, device=device)
     entropies = torch.zeros(codes.shape, device=device)
-    for group, tokens, sounds in length_buckets(rows, waves):
-        group, start = group.to(device), torch.full((len(group), 1), IMAGE, device=device)
+    for group, tokens, sounds in length_buckets(rows, waves, tokenizer=tokenizer):
+        group, start = group.to(device), torch.full((len(group), 1), tokenizer.index["<image>"], device=device)
         prompt = torch.cat([tokens.to(device), start], dim=1)
-        no_prompt = torch.cat([torch.full_like(start, TOKENIZER.sot), start], dim=1)  # only "here is an image"
+        no_prompt = torch.cat([torch.full_like(start, tokenizer.sot), start], dim=1)  # only "here is an image"
         conditional, unconditional = KVCache(), KVCache()
         x, u = model.embed(prompt, None if sounds is None else sounds.to(device)), model.embed(no_prompt)
-        for position in range(GRID * GRID):
-            logits = model.logits(model.decoder(x, conditional)[:, -1])[:, FIRST_CODE:]
+        for position in range(model.grid**2):
+            logits = model.logits(model.decoder(x, conditional)[:, -1])[:, first_code:]
             if guidance != 1:
-                free = model.logits(model.decoder(u, unconditional)[:, -1])[:, FIRST_CODE:]
+                free = model.logits(model.decoder(u, unconditional)[:, -1])[:, first_code:]
                 logits = free + guidance * (logits - free)
             log_p = (logits / max(temperature, 1e-3)).log_softmax(dim=-1)
             entropies[group, position] = -(log_p.exp() * log_p).sum(dim=-1)
             codes[group, position] = sample_token(logits, temperature, top_k, generator)
-            sampled = codes[group, position][:, None] + FIRST_CODE
+            sampled = codes[group, position][:, None] + first_code
             x = u = model.embed(sampled, positions=torch.full_like(start, position))
-    return codes.unflatten(1, (GRID, GRID)), entropies.unflatten(1, (GRID, GRID))
+    grid = (model.grid, model.grid)
+    return codes.unflatten(1, grid), entropies.unflatten(1, grid)
 
 # %% ../../notebooks/08_gemini.ipynb #transcribe
 def transcribe_then_draw(model, waves, language):

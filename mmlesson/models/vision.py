@@ -8,24 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmlesson.models.attention import AttentionLayer, Transformer, merge_heads, split_heads  # built in Attention
+from mmlesson.models.attention import (  # built in Attention
+    AttentionLayer,
+    QuickGELU,
+    Transformer,
+    merge_heads,
+    split_heads,
+)
 
 # %% ../../notebooks/02_vision.ipynb #vit-class
 class VisionTransformer(nn.Module):
     """ViT as CLIP uses it (paper, section 2.4): patches, a class token, positions, a LayerNorm before and after.
 
     images (N, 3, image_size, image_size) -> features (N, embed_dim). Token 0 is the class token. The blocks keep
-    PyTorch's initialization, as in the reference code.
+    PyTorch's initialization, as in the reference code. activation: as in Block.
     """
 
-    def __init__(self, *, image_size, patch_size, width, layers, heads, embed_dim):
+    def __init__(self, *, image_size, patch_size, width, layers, heads, embed_dim, activation=QuickGELU):
         super().__init__()
         scale = width**-0.5
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn((image_size // patch_size) ** 2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width=width, layers=layers, heads=heads)
+        self.transformer = Transformer(width=width, layers=layers, heads=heads, activation=activation)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
 

@@ -1,10 +1,13 @@
 """`python -m mmlesson doctor`: is this machine ready for the course? One line per question: OK, or what to do."""
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 NEEDED_PYTHON = (3, 11)
@@ -34,7 +37,7 @@ def check_packages():
         requirements = [Requirement(line) for line in importlib.metadata.requires("mmlesson") or []]
     except importlib.metadata.PackageNotFoundError:
         raise Remedy(
-            f"mmlesson is not installed here. Run {_pip('-c constraints.txt -e .')} in the course's folder."
+            f"mmlesson is not installed here. Run {_pip('-c constraints.txt -e .[lab]')} in the course's folder."
         ) from None
     wrong = []
     for requirement in requirements:
@@ -48,9 +51,25 @@ def check_packages():
             if not requirement.specifier.contains(version, prereleases=True):
                 wrong.append(f"{requirement} (found {version})")
     if wrong:
-        raise Remedy(f"missing or too old: {', '.join(wrong)}. Run {_pip('-c constraints.txt -e .')}.")
+        raise Remedy(f"missing or too old: {', '.join(wrong)}. Run {_pip('-c constraints.txt -e .[lab]')}.")
+    _check_place()
     _check_torchvision()
     return f"mmlesson {importlib.metadata.version('mmlesson')} and all that it needs"
+
+
+def _check_place():
+    """Notebooks run in folders of their own: what is imported there must be this course."""
+    here = Path(__file__).resolve().parents[1]
+    ask = "import mmlesson, pathlib; print(pathlib.Path(mmlesson.__file__).resolve().parent)"
+    with tempfile.TemporaryDirectory() as elsewhere:
+        done = subprocess.run([sys.executable, "-c", ask], cwd=elsewhere, capture_output=True, text=True, timeout=60)
+    there = done.stdout.strip()
+    if there != str(here):
+        found = f"find it in {there}" if there else "do not find it"
+        raise Remedy(
+            f"the course is in {here.parent}, but notebooks {found} (was the folder moved, or Python upgraded?). "
+            f"Run `make lab`, or {_pip('-c constraints.txt -e .[lab]')} in the course's folder."
+        )
 
 
 def _check_torchvision():
@@ -101,12 +120,16 @@ def check_device():
 def check_threads():
     import torch
 
-    used, cores = torch.get_num_threads(), _cores()
-    if used > cores:
-        raise Remedy(f"torch uses {used} threads on {cores} cores, which slows it down: set OMP_NUM_THREADS={cores}.")
-    if used == 1 < cores:
-        return f"1 of {cores} cores; OMP_NUM_THREADS={cores} may be faster on a quiet machine"
-    return f"{used} on {cores} core{'s' * (cores > 1)}"
+    from mmlesson import threads
+
+    used, cores, quota = torch.get_num_threads(), threads.affinity(), threads.quota()
+    where = f"on {cores} core{'s' * (cores > 1)}" + (f", of which the container grants {quota:g}" if quota else "")
+    granted = threads.granted()
+    if used > granted:
+        return f"{used} {where}; a lesson uses {granted}"
+    if used == 1 < granted:
+        return f"1 {where}; OMP_NUM_THREADS={granted} may be faster on a quiet machine"
+    return f"{used} {where}"
 
 
 def check_memory():
@@ -142,7 +165,62 @@ def check_font():
             "OpenMoji's font is drawn without its colors: this Pillow's FreeType cannot draw color fonts. "
             f"Run {_pip('--force-reinstall --only-binary :all: -c constraints.txt pillow')}."
         )
-    return "OpenMoji's red apple is drawn in color"
+    from mmlesson import drawing
+
+    korean = drawing.korean_font()
+    return "OpenMoji's red apple is drawn in color; Korean letters in figures: " + (
+        korean or "none, they will be boxes (install Noto Sans CJK, on Debian the package fonts-noto-cjk)"
+    )
+
+
+def check_assets():
+    import yaml
+
+    from mmlesson import assets
+
+    try:
+        folder = assets()
+        cards = sorted((folder / "checkpoints").glob("*.md"))
+        wrong = []
+        for card in cards:
+            weights = card.with_suffix(".safetensors")
+            front = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n", 2)[1])
+            if not weights.exists() or hashlib.sha256(weights.read_bytes()).hexdigest() != front["sha256"]:
+                wrong.append(weights.name)
+    except (FileNotFoundError, IndexError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise Remedy(f"the shipped files cannot be read ({_first_line(error)}). Run `git checkout assets`.") from None
+    if wrong or not cards:
+        raise Remedy(f"{', '.join(wrong) or 'all checkpoints'} missing or damaged. Run `git checkout assets`.")
+    return f"{len(cards)} checkpoints are as their cards say"
+
+
+def check_sound():
+    try:
+        from mmlesson.world.speech import recordings
+
+        seconds = len(recordings("m1")["cat"]) / 8000
+    except (OSError, ImportError) as error:
+        raise Remedy(
+            f"sound cannot be read ({_first_line(error)}). "
+            f"Run {_pip('--force-reinstall -c constraints.txt soundfile')}; "
+            "on Linux without wheels, install the system's libsndfile first."
+        ) from None
+    except ValueError as error:  # a damaged recording: it says what to do
+        raise Remedy(str(error)) from None
+    return f"a voice says cat in {seconds:.1f} seconds"
+
+
+def check_results():
+    from mmlesson.lesson import results_folder
+
+    folder = results_folder()
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise Remedy(
+            f"scorecards cannot be stored in {folder}: lessons run, but set MMLESSON_RESULTS to a folder of yours, and "
+            "copy the course there to keep your work."
+        )
+    return f"scorecards go to {folder}"
 
 
 def check_kernel():
@@ -173,6 +251,9 @@ CHECKS = {
     "memory": check_memory,
     "disk": check_disk,
     "font": check_font,
+    "assets": check_assets,
+    "sound": check_sound,
+    "results": check_results,
     "kernel": check_kernel,
 }
 
@@ -200,11 +281,6 @@ def _pip(arguments, command="install "):
 
 def _first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _cores():
-    """Cores that this process may use: a container or a batch job may be given fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _glyph_colors():

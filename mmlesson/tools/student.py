@@ -63,18 +63,32 @@ def student_edition(notebook, name="notebook"):
     return notebook
 
 
+def _read(path):
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8-sig"))
+        notebook["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path.name} is no notebook ({type(error).__name__}: {error}): restore it with "
+            f"`git checkout notebooks/{path.name}`, or take it out of the folder."
+        ) from None
+    return notebook
+
+
 def build(source, target):
     """Write the student edition of every notebook in folder `source` to folder `target` (Paths).
 
     A file that exists is never overwritten. Returns the file names written and the file names kept.
     """
-    notebooks = sorted(source.glob("*.ipynb"))
+    notebooks = sorted(source.glob("[0-9][0-9]_*.ipynb"))  # not a reader's own Untitled.ipynb
     if not notebooks:
         raise FileNotFoundError(f"There are no notebooks in {source}: restore them with `git checkout notebooks`.")
     # All are read and cleared before any is written: an error leaves no half-built folder.
-    editions = {
-        path.name: student_edition(json.loads(path.read_text(encoding="utf-8")), path.name) for path in notebooks
-    }
+    editions = {path.name: student_edition(_read(path), path.name) for path in notebooks}
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(
+            f"{target} is a file, and the student edition wants a folder of that name: rename the file."
+        )
     target.mkdir(exist_ok=True)
     written, kept = [], []
     for name, notebook in editions.items():

@@ -17,7 +17,7 @@ class CaptionBatches:
     """Images of one item and their captions, for CLIP: yields images (N, 3, 32, 32) and tokens (N, T) per step.
 
     No (object, color) pair repeats within a batch. curriculum: the fraction of the steps during which the items grow
-    from large, upright and centered to all sizes, angles and places.
+    from large, upright and centered to all sizes, angles and places; 0 for none.
     """
 
     def __init__(self, steps, *, batch_size=128, curriculum=0.4, seed=0, device=None):
@@ -30,7 +30,7 @@ class CaptionBatches:
     def __iter__(self):
         tokenizer = Tokenizer()
         for step in range(self.steps):
-            variety = min(1.0, step / (self.curriculum * self.steps))
+            variety = min(1.0, step / (self.curriculum * self.steps)) if self.curriculum else 1.0
             size = (0.85 - 0.25 * variety, 0.95)  # ends a little wider than the world's own range: augmentation
             scenes = sample(self.batch_size, self.generator, size=size, angle=20 * variety, spread=variety)
             images = render(scenes, device=self.device)
@@ -41,6 +41,8 @@ class ImageBatches:
     """Images of one to four items, for the image codebook: yields (N, 3, side, side), side 32 and 24 in turn."""
 
     def __init__(self, steps, *, batch_size=64, seed=0, device=None):
+        if batch_size < 4:
+            raise ValueError(f"A batch has scenes of one to four items, so batch_size is at least 4, not {batch_size}.")
         self.steps, self.batch_size, self.device = steps, batch_size, device
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -68,6 +70,8 @@ class MaskedBatches:
 
     def __init__(self, encode, block_mask, mask_words, steps=0, *, mixture=(0.7, 0.15, 0.15), negatives=True,
                  batch_size=64, seed=0, device=None):  # fmt: skip
+        if batch_size < 4:
+            raise ValueError(f"A batch has scenes of one to four items, so batch_size is at least 4, not {batch_size}.")
         self.encode, self.mask_words, self.device = encode, mask_words, device or mmlesson.device()
         self.steps, self.mixture, self.negatives, self.batch_size = steps, mixture, negatives, batch_size
         self.generator = torch.Generator().manual_seed(seed)

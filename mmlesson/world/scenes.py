@@ -1,6 +1,7 @@
 """Scenes: what is where, in which color, of which size. The spec is the truth; images and captions come from it."""
 
 import difflib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +109,9 @@ def scene(*items):
     for item in items:
         _named("object", item.object, OBJECT_INDEX)
         _named("color", item.color, COLOR_INDEX)
+        if not all(map(math.isfinite, (item.x, item.y, item.angle))):
+            place = f"x {item.x}, y {item.y}, angle {item.angle}"
+            raise ValueError(f"{_the(item).capitalize()} needs a place and an angle that are numbers, not {place}.")
         if not 0 < item.size <= 1:
             raise ValueError(
                 f"The size of {_the(item)} is {item.size}; it is a fraction of the side, above 0 and up to 1."
@@ -199,6 +203,8 @@ def sample(n, seed=0, *, items=1, split="train", distinct=True, size=(0.65, 0.95
         raise ValueError(f"sample needs n >= 1 and 1 to {MAX_ITEMS} items; got n={n}, items={items}.")
     if not 0 < size[0] <= size[1] <= 1:
         raise ValueError(f"size is a range (smallest, largest) in fractions of the side, within (0, 1]; got {size}.")
+    if not 0 <= angle <= 360:
+        raise ValueError(f"angle is the largest rotation in degrees, from 0 to 360; got {angle}.")
     if not 0 <= spread <= 1:
         raise ValueError(f"spread runs from 0 (in the middle) to 1 (anywhere); got {spread}.")
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
@@ -248,7 +254,7 @@ def _cells(n, items, generator):
 def render(scenes, side=32, style="drawing", device=None):
     """The images of a batch of scenes: (N, 3, side, side) floats in [0, 1], on `device` (mmlesson.device() if None).
 
-    One batched affine_grid + grid_sample over the bank of drawings per item slot. style: one of glyphs.STYLES.
+    One batched affine_grid + grid_sample over the drawings per item slot. style: one of glyphs.STYLES.
     The same scenes give the same bytes on the same device.
     """
     from mmlesson import device as default_device
@@ -259,13 +265,12 @@ def render(scenes, side=32, style="drawing", device=None):
         raise ValueError(f"side is the image's height and width in pixels, a whole number from 8 up; got {side!r}.")
     device = torch.device(device) if device is not None else default_device()
     n, slots = scenes.objects.shape
-    # The bank's resolution follows the drawings' size, so reducing them does not alias.
+    # The sprites' resolution follows the drawings' size, so reducing them does not alias.
     pixels = max(16, round(side * (1.0 if slots == 1 else 0.5) * glyphs.MARGIN))
-    drawings = glyphs.bank(pixels, style, str(device)).flatten(0, 1)
     canvas = scenes.backgrounds.to(device)[:, :, None, None].expand(n, 3, side, side)
     for k in range(slots):
         objects, colors = scenes.objects[:, k].clamp(min=0), scenes.colors[:, k].clamp(min=0)
-        sprite = drawings[(objects * (NATURAL + 1) + colors).to(device)]
+        sprite = glyphs.sprites(objects, colors, pixels, style, device)
         grid = F.affine_grid(_placement(scenes, k).to(device), (n, 1, side, side), align_corners=False)
         placed = F.grid_sample(sprite, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         if not scenes.present[:, k].all():

@@ -6,6 +6,7 @@ Opus, one file per voice, and index.json says where each utterance lies. Some vo
 
 import functools
 import json
+import unicodedata
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,12 @@ def recordings(voice):
     if voice not in VOICES["train"] + VOICES["held_out"]:
         raise ValueError(f"There is no voice {voice!r}; choose one of {', '.join(sum(VOICES.values(), ()))}.")
     index = json.loads((assets() / "speech" / "index.json").read_text(encoding="utf-8"))
-    samples, rate = soundfile.read(assets() / "speech" / f"{voice}.ogg", dtype="float32")
+    path = assets() / "speech" / f"{voice}.ogg"
+    try:
+        samples, rate = soundfile.read(path, dtype="float32")
+    except soundfile.SoundFileError:
+        state = "is damaged" if path.exists() else "is missing"
+        raise ValueError(f"assets/speech/{path.name} {state}: restore it with `git checkout assets`.") from None
     said, lengths = utterances("en") + utterances("ko"), index["lengths"][voice]
     if (rate, len(samples), len(lengths)) != (RATE, sum(lengths), len(said)):
         raise ValueError(
@@ -56,8 +62,10 @@ def speak(phrases, seed=0, voices="train", vary=True):
     voices: a split ("train" or "held_out", from which each phrase draws its voice), one voice, or N voices. vary: draw
     tempo and pitch (together, up to a tenth either way), loudness, pauses, the start, and a little noise; False gives
     the plain recording. The same seed (an int or a torch.Generator) gives the same sounds.
-    Raises ValueError for a word that no voice says.
+    Raises ValueError for a word that no voice says, or a phrase that takes longer than a clip.
     """
+    if isinstance(phrases, str):
+        raise ValueError(f"speak takes a list of phrases: write [{phrases!r}].")
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     if isinstance(voices, str):
         names = VOICES.get(voices, (voices,))
@@ -76,6 +84,7 @@ def _clip(phrase, voice, dice, vary):
     """One phrase, on a stretch of silence: (SAMPLES,)."""
     tempo, loudness, pause, start = dice if vary else (0.5, 0.5, 0.5, 0.5)
     said = recordings(voice)
+    phrase = unicodedata.normalize("NFC", phrase)  # macOS hands Korean over in parts of syllables
     words = [phrase] if phrase in said else phrase.split()
     for word in words:
         if word not in said:
@@ -86,5 +95,9 @@ def _clip(phrase, voice, dice, vary):
         length = round(len(sound) * 2 ** ((2 * tempo - 1) / 8))
         sound = F.interpolate(sound[None, None], size=length, mode="linear")[0, 0]
     sound = sound * (0.4 + 0.4 * loudness) / sound.abs().max()
-    sound = F.pad(sound, (round(0.1 * RATE * start), 0))[:SAMPLES]
+    sound = F.pad(sound, (round(0.1 * RATE * start), 0))
+    if len(sound) > SAMPLES:
+        raise ValueError(
+            f"{phrase!r} takes {len(sound) / RATE:.1f} seconds and a clip {SAMPLES / RATE}: say fewer words."
+        )
     return F.pad(sound, (0, SAMPLES - len(sound)))

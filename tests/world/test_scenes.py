@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -22,12 +23,36 @@ def test_the_tables_are_sound():
 
 
 def test_every_drawing_is_there_and_differs():
-    bank = glyphs.bank(24)
-    assert bank.shape == (96, 9, 4, 24, 24)
-    alpha = bank[:, world.NATURAL, 3]
-    assert (alpha.mean(dim=(1, 2)) > 0.05).all(), "a drawing is empty: is the code point in the font?"
-    distance = torch.cdist(bank[:, world.NATURAL].flatten(1), bank[:, world.NATURAL].flatten(1))
+    drawings = glyphs.sprites(torch.arange(96), torch.full((96,), world.NATURAL), 24)
+    assert drawings.shape == (96, 4, 24, 24)
+    assert (drawings[:, 3].mean(dim=(1, 2)) > 0.05).all(), "a drawing is empty: is the code point in the font?"
+    distance = torch.cdist(drawings.flatten(1), drawings.flatten(1))
     assert (distance + torch.eye(96) * 99).min() > 1.0, "two objects look the same"
+
+
+def test_only_what_is_needed_is_drawn_and_a_bounded_amount_is_kept(monkeypatch):
+    drawn = []
+    sprite = glyphs._sprite
+    monkeypatch.setattr(glyphs, "_sprite", lambda *kind: drawn.append(kind[:2]) or sprite(*kind))
+    monkeypatch.setattr(glyphs, "_sheets", OrderedDict())
+    scenes = world.join([world.scene(world.Item(name, "red")) for name in ("owl", "cat", "owl")])
+    first = world.render(scenes, 40)
+    assert len(drawn) == 2
+    assert world.render(scenes, 40).equal(first) and len(drawn) == 2, "a second batch draws nothing"
+    monkeypatch.setattr(glyphs, "KEPT_BYTES", 4 * 4 * 224**2 * 2)
+    for side in (224, 240, 260):
+        world.render(scenes, side)
+    assert sum(sheet.drawings.nbytes for sheet in glyphs._sheets.values()) <= glyphs.KEPT_BYTES
+    drawn.clear()
+    assert world.render(scenes, 40).equal(first) and len(drawn) == 2, "the oldest went first, and comes back the same"
+
+
+@pytest.mark.parametrize("side", [224, 336])
+def test_one_large_image_costs_little_memory(side):
+    run = "from mmlesson import lesson, world"
+    run += f"; world.render(world.sample(1), {side}); print(lesson.peak_memory_mb())"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 600, f"{done.stdout} MB"
 
 
 def test_held_out_pairs_are_balanced_and_never_sampled_for_training():

@@ -102,7 +102,7 @@ def test_one_frame_tells_little_and_two_tell_all():
 
 
 def test_what_is_round_is_left_out_and_nothing_else():
-    drawings = glyphs.bank(32)[:, 0]
+    drawings = glyphs.sprites(torch.arange(96), torch.zeros(96, dtype=torch.long), 32)
     turn = torch.deg2rad(torch.tensor(20.0))
     rotation = torch.tensor([[turn.cos(), -turn.sin(), 0], [turn.sin(), turn.cos(), 0]]).expand(96, 2, 3)
     grid = F.affine_grid(rotation, (96, 1, 32, 32), align_corners=False)

@@ -3,9 +3,10 @@
 import re
 
 import torch
+from torch import nn
 
-from mmlesson.experiments.parity.common import add_noise, fetch, seeded
-from mmlesson.models.attention import TextTransformer
+from mmlesson.experiments.parity.common import add_noise, fetch, seeded, unwrapped
+from mmlesson.models.attention import QuickGELU, TextTransformer
 from mmlesson.models.clip import CLIP
 from mmlesson.models.vision import VisionTransformer
 
@@ -50,12 +51,12 @@ def _renamed(name, table):
 def from_openai(weights):
     """A state dict with OpenAI's names -> the same tensors with the names of our CLIP."""
     skipped = ("input_resolution", "context_length", "vocab_size")  # numbers that the official archives carry along
-    return {_renamed(name, OPENAI_NAMES): w for name, w in weights.items() if name not in skipped}
+    return {_renamed(name, OPENAI_NAMES): w for name, w in unwrapped(weights).items() if name not in skipped}
 
 
 def from_transformers(weights):
     """A state dict of transformers' CLIPModel -> the names (and shapes) of our CLIP."""
-    joined = {}
+    weights, joined = unwrapped(weights), {}
     for name, w in weights.items():
         if "position_ids" in name or "k_proj" in name or "v_proj" in name:
             continue
@@ -90,16 +91,41 @@ def difference(clip, vision_transformer, text_transformer):
     return (ours(images, tokens) - theirs).abs().max().item()
 
 
+ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+
+
 def load_official(name="openai/clip-vit-base-patch32"):
-    """Our ViT-B/32 with OpenAI's weights (600 MB), or None if they were not asked for or could not be fetched."""
+    """Our CLIP with the weights of a published ViT (600 MB), or None if they were not asked for or not to be had.
+
+    OpenAI's weights want QuickGELU, most of LAION's the exact GELU: with the other they load and answer wrongly.
+    """
     from transformers import CLIPModel
 
-    weights = fetch(CLIPModel, name)
-    if weights is None:
-        return None
+    official = fetch(CLIPModel, name)
+    return None if official is None else from_pretrained(official)
+
+
+def from_pretrained(official):
+    """Our CLIP with the sizes, activations and weights of a CLIPModel of transformers, in eval mode.
+
+    Raises ValueError for an activation that is not in ACTIVATIONS.
+    """
+    text, vision = official.config.text_config, official.config.vision_config
+    for tower in (text, vision):
+        if tower.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"The activation {tower.hidden_act!r} is none of {', '.join(ACTIVATIONS)}: no map for it here."
+            )
+
+    def sizes(tower):
+        return dict(
+            width=tower.hidden_size, layers=tower.num_hidden_layers, heads=tower.num_attention_heads,
+            embed_dim=official.config.projection_dim, activation=ACTIVATIONS[tower.hidden_act],
+        )  # fmt: skip
+
     model = CLIP(
-        VisionTransformer(image_size=224, patch_size=32, width=768, layers=12, heads=12, embed_dim=512),
-        TextTransformer(vocab_size=49_408, context_length=77, width=512, layers=12, heads=8, embed_dim=512),
+        VisionTransformer(image_size=vision.image_size, patch_size=vision.patch_size, **sizes(vision)),
+        TextTransformer(vocab_size=text.vocab_size, context_length=text.max_position_embeddings, **sizes(text)),
     )
-    model.load_state_dict(from_transformers(weights))
+    model.load_state_dict(from_transformers(official.state_dict()))
     return model.eval()

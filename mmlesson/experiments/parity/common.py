@@ -2,8 +2,11 @@
 
 import functools
 import os
+import re
 
 import torch
+
+from mmlesson import display
 
 
 def add_noise(model, seed):
@@ -29,8 +32,13 @@ def seeded(compare):
     return run
 
 
+def unwrapped(weights):
+    """A state dict without the prefixes of torch.compile (_orig_mod.) and of DataParallel (module.)."""
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): w for name, w in weights.items()}
+
+
 def fetch(model_class, name):
-    """The state dict of a published model, or None with one sentence that says why not.
+    """A published model of transformers, or None with one sentence that says why not.
 
     Nothing is downloaded unless the environment variable MMLESSON_ONLINE is 1.
     """
@@ -38,7 +46,8 @@ def fetch(model_class, name):
         print("Offline: the official weights were not asked for (set MMLESSON_ONLINE=1 to load them).")
         return None
     try:
-        return model_class.from_pretrained(name, use_safetensors=True).state_dict()
+        return model_class.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError) as error:
-        print(f"Offline: the official weights could not be fetched ({type(error).__name__}); we go on without them.")
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(display.wrapped(f"Offline: the official weights could not be fetched ({why}); we go on without them."))
         return None

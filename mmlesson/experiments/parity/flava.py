@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from mmlesson.experiments.parity.common import add_noise, fetch, seeded
+from mmlesson.experiments.parity.common import add_noise, fetch, seeded, unwrapped
 from mmlesson.models.flava import FLAVA, Encoder, ImageEncoder, TextEncoder
 
 TRANSFORMERS_NAMES = [  # (pattern, replacement): names of transformers' FlavaForPreTraining -> ours
@@ -42,7 +42,7 @@ def from_transformers(weights):
     Left out: the poolers of the three encoders, which no loss reads, and DALL-E's codebook. Each head's bias appears
     twice there, as one tensor under two names.
     """
-    ours = {}
+    weights, ours = unwrapped(weights), {}
     for name, w in weights.items():
         if re.search(r"position_ids|_model\.pooler\.|^image_codebook\.|_head\.bias$|\.(key|value)\.", name):
             continue
@@ -151,12 +151,13 @@ def differences(flava, image_encoder, text_encoder, encoder, pair_losses, mim_lo
 def load_official(name="facebook/flava-full"):
     """Our FLAVA with the official weights (1.4 GB), or None if they were not asked for or could not be fetched.
 
-    Of their 241,356,289 parameters our class leaves out three poolers that no loss reads.
+    Of their 357,645,303 parameters our class holds 302,087,287: without DALL-E's codebook and three poolers that no
+    loss reads.
     """
     from transformers import FlavaForPreTraining
 
-    weights = fetch(FlavaForPreTraining, name)
-    if weights is None:
+    official = fetch(FlavaForPreTraining, name)
+    if official is None:
         return None
     model = FLAVA(
         ImageEncoder(image_size=224, patch_size=16, width=768, layers=12, heads=12),
@@ -166,5 +167,5 @@ def load_official(name="facebook/flava-full"):
         vocab_size=30_522,
         embed_dim=768,
     )
-    model.load_state_dict(from_transformers(weights))
+    model.load_state_dict(from_transformers(official.state_dict()))
     return model.eval()
