@@ -2,12 +2,12 @@
 
 import math
 import os
+import statistics
 import time
+from collections import deque
 from pathlib import Path
 
 import torch
-
-PROBE_EVERY = 2.0  # seconds
 
 
 def affinity():
@@ -68,10 +68,10 @@ def limit():
 class Chooser:
     """Lowers torch's threads while other programs keep the cores busy, and raises them again when these are done.
 
-    Two threads that share a core with another program wait for each other at every operation: one busy neighbor makes
-    two threads on two cores twelve times slower, and one thread hardly. So every two seconds a small piece of work is
-    timed with the threads in use, with half of them and with twice as many, and the quickest is taken; twice in a row,
-    because a neighbor's hiccup says nothing. The work is not the model's: its numbers do not depend on the timing.
+    Two threads that share a core with another program wait for each other at every operation: on two cores one busy
+    neighbor makes two threads several times slower, and one thread hardly. So now and then a piece of work is timed
+    with the threads in use and with half of them, or, once there are fewer, with twice as many. The work is not the
+    model's, whose numbers do not depend on these timings as long as the machine is quiet.
 
     most: the number in use when it is made, to which restore() returns.
     """
@@ -79,47 +79,56 @@ class Chooser:
     def __init__(self, say=print):
         self.most = self.threads = torch.get_num_threads()
         self._say = say
-        self._wish = self.most
-        self._next = time.perf_counter()  # the first time at once: the machine may be busy already
+        self._next, self._pause = 0.0, 2.0  # seconds; the first time at once: the machine may be busy already
+        self._last, self._gaps = None, deque(maxlen=9)
         generator = torch.Generator().manual_seed(0)
-        self._work = [torch.randn(256, 256, generator=generator) for _ in range(2)]
+        # For each thread as many rows: enough work for all.
+        self._a, self._b = (torch.randn(rows, 256, generator=generator) for rows in (128 * self.most, 256))
 
     def choose(self):
-        """Call it between steps. Probes at most every two seconds; prints one line when the number changes."""
-        if self.most == 1 or time.perf_counter() < self._next:
-            return
-        quickest = self._quickest()
-        if quickest == self.threads:
-            self._wish = self.threads
-        elif quickest != self._wish:
-            self._wish = quickest  # and wait for a second opinion
-        else:
-            why = "Other programs keep this machine busy" if quickest < self.threads else "The machine is quieter again"
-            self._say(f"{why}: training goes on with {quickest} of {self.most} threads.")
-            self.threads = quickest
-        torch.set_num_threads(self.threads)
-        sure = self._wish == self.threads
-        self._next = time.perf_counter() + (PROBE_EVERY if sure else PROBE_EVERY / 10)
+        """Call it between steps. Times the work if some seconds have passed or steps are suddenly slow."""
+        now = time.perf_counter()
+        slow = self._is_slow(now)
+        if self.most > 1 and (now > self._next or slow):
+            before = self.threads
+            if self.threads < self.most and self._more_is_quicker():
+                self.threads = min(self.most, 2 * self.threads)
+                self._say(f"The machine is quieter again: training goes on with {self.threads} threads.")
+            elif self.threads > 1 and self._fewer_is_quicker():
+                self.threads //= 2
+                self._say(
+                    f"Other programs keep the machine busy: {self.threads} of {self.most} threads go on training."
+                )
+            torch.set_num_threads(self.threads)
+            self._pause = 2.0 if self.threads != before else min(20.0, 2 * self._pause)
+            self._next = time.perf_counter() + self._pause
+        self._last = time.perf_counter()
 
     def restore(self):
         """Give torch its threads back."""
         torch.set_num_threads(self.most)
 
-    def _quickest(self):
-        counts = sorted({max(1, self.threads // 2), self.threads, min(self.most, 2 * self.threads)})
-        seconds = {count: self._seconds(count) for count in counts}
-        best = min(counts, key=seconds.get)
-        # A change has to be worth it: what is measured is short, and so a little noisy.
-        return best if seconds[best] < 0.7 * seconds[self.threads] else self.threads
+    def _is_slow(self, now):
+        """Whether the step since the last call took three times as long as those before, at most once a second."""
+        if self._last is None:
+            return False
+        gap, usual = now - self._last, statistics.median(self._gaps) if len(self._gaps) == 9 else math.inf
+        self._gaps.append(gap)
+        return gap > 3 * usual and now > self._next - self._pause + 1
+
+    def _fewer_is_quicker(self):
+        return self._seconds(self.threads // 2) < self._seconds(self.threads)
+
+    def _more_is_quicker(self):
+        return self._seconds(min(self.most, 2 * self.threads)) < 0.85 * self._seconds(self.threads)
 
     def _seconds(self, threads):
+        """Seconds that the piece of work takes with so many threads, tried for long enough to be interrupted."""
         torch.set_num_threads(threads)
-        a, b = self._work
-        (a @ b).relu()  # the threads are started here
-        started = time.perf_counter()
-        for done in range(1, 13):  # noqa: B007
-            (a @ b).relu().softmax(dim=-1)
+        (self._a @ self._b).relu()  # the threads are started here
+        started, done, elapsed = time.perf_counter(), 0, 0.0
+        while elapsed < 0.04:
+            (self._a @ self._b).relu().softmax(dim=-1)
+            done += 1
             elapsed = time.perf_counter() - started
-            if elapsed > 0.05:  # on a busy machine a few tell enough
-                break
         return elapsed / done

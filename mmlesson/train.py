@@ -133,6 +133,7 @@ def fit(
         for step in range(steps):
             if measure and step % measure_every == 0:
                 _measure(model, measure, step, history)
+            chooser.choose()
             started = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
             loss = batch_loss(step)
@@ -151,7 +152,6 @@ def fit(
             history.lr.append(lr)
             history.grad_norm.append(grad_norm)
             history.seconds += time.perf_counter() - started
-            chooser.choose()
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update()
         if measure:
