@@ -125,7 +125,8 @@ def zero_shot_classifier(model, names, templates=("{}",), tokenizer=None):
     for template in templates:
         prompts = [template.format(name) for name in names]
         tokens = tokenizer.encode(prompts).to(model.logit_scale.device)
-        total = total + F.normalize(model.encode_text(tokens), dim=-1)
+        features = torch.cat([model.encode_text(some) for some in tokens.split(128)])  # less memory at a time
+        total = total + F.normalize(features, dim=-1)
     return F.normalize(total, dim=-1)
 
 
@@ -133,7 +134,7 @@ def zero_shot_classifier(model, names, templates=("{}",), tokenizer=None):
 def image_features(model, scenes, draw=world.render):
     """Normalized image embeddings of many scenes: (N, D). draw(scenes) -> images (N, 3, H, W)."""
     embeddings = []
-    for chunk in torch.arange(len(scenes)).split(256):
+    for chunk in torch.arange(len(scenes)).split(64):
         images = draw(scenes[chunk]).to(model.logit_scale)  # the model's device and number format
         embeddings.append(F.normalize(model.encode_image(images), dim=-1))
     return torch.cat(embeddings)
