@@ -28,7 +28,7 @@ endif
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test student export execute contract bench assets lock doctor clean anew
+.PHONY: help lab test student export execute contract home bench assets lock doctor clean anew
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -63,6 +63,9 @@ execute: $(TEST_STAMP)  ## run every notebook in place, in order, and store its 
 
 contract: execute  ## measure every lesson and write the README's table of minutes and megabytes
 	$(PYTHON) -m mmlesson contract
+
+home: $(LAB_STAMP)  ## write every address of the course as pyproject.toml's Homepage says: for a fork
+	$(PYTHON) -m mmlesson home
 
 bench: $(LAB_STAMP)  ## measure scenes per second, and our CLIP against transformers (10 minutes)
 	$(PYTHON) tests/tools/bench_world.py

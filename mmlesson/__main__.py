@@ -1,4 +1,4 @@
-"""The course's commands: `python -m mmlesson doctor`, `student` or `contract`."""
+"""The course's commands: `python -m mmlesson doctor`, `student`, `contract` or `home`."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ def main(arguments=None):
     commands.add_parser("doctor", help="check this machine and say how to fix what is wrong")
     commands.add_parser("student", help="build the student edition in student/ (keeps every file that exists)")
     commands.add_parser("contract", help="write the README's table of minutes and megabytes from results/")
+    commands.add_parser("home", help="write every address of the course as pyproject.toml's Homepage says")
     command = parser.parse_args(arguments).command
     try:
         if command == "doctor":
@@ -21,6 +22,10 @@ def main(arguments=None):
             from mmlesson.tools import student
 
             return student.main()
+        if command == "home":
+            from mmlesson.tools import home
+
+            return home.main()
         from mmlesson.tools import readme_table
 
         return readme_table.main()

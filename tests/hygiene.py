@@ -6,11 +6,14 @@ from urllib.parse import unquote
 import nbformat
 from nbformat.validator import iter_validate
 
+import mmlesson
+from mmlesson.tools import home
+
 MAX_BYTES = 1_500_000
 MAX_CELLS = 120
 MAX_LINES = 40  # of a code cell
 MAX_WIDTH = 120  # of a line
-HOME = "mmlesson/mmlesson"  # owner/name in [project.urls]; a test holds the two equal
+HOME = home.home(mmlesson.repository())
 NBVAL_TAGS = {"nbval-skip", "nbval-ignore-output", "nbval-check-output", "nbval-raises-exception"}
 NBVAL_COMMENTS = {tag.upper().replace("-", "_") for tag in NBVAL_TAGS}
 

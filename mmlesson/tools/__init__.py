@@ -2,6 +2,7 @@
 
 doctor.py             is this machine ready for the course?
 student.py            the student edition
+home.py               the project's address, from one place to all
 readme_table.py       minutes and megabytes of each lesson, in the README
 train_checkpoints.py  trains the shipped checkpoints and the stored ablations again
 record_speech.py      records the voices again

@@ -66,7 +66,7 @@ def student_edition(notebook, name="notebook"):
 def _read(path):
     try:
         notebook = json.loads(path.read_text(encoding="utf-8-sig"))
-        notebook["cells"]
+        list(notebook["cells"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path.name} is no notebook ({type(error).__name__}: {error}): restore it with "

@@ -120,3 +120,28 @@ def test_peak_memory_is_not_inherited_from_the_parent():
     block = bytearray(800_000_000)
     child = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert child < len(block) / 1e6 < peak_memory_mb()
+
+
+def test_where_results_cannot_be_stored_the_table_is_shown_all_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("MMLESSON_RESULTS", str(tmp_path / "a file" / "results"))
+    assert scorecard(start("any"), accuracy=0.5)["figures"] == {"accuracy": 0.5}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "accuracy 0.5" in shown
+    assert "These figures could not be stored in" in shown and "set MMLESSON_RESULTS to another folder." in shown
+
+
+def test_a_home_folder_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("MMLESSON_RESULTS", "~/results")
+    scorecard(start("any"), accuracy=0.5)
+    assert (tmp_path / "results" / "any.json").is_file()
+
+
+@pytest.mark.parametrize("forced", ["meta", "mps" if sys.platform != "darwin" else "xpu", "warp"])
+def test_a_device_that_cannot_compute_is_one_short_sentence(forced, monkeypatch):
+    monkeypatch.setenv("MMLESSON_DEVICE", forced)
+    with pytest.raises(ValueError) as raised:
+        mmlesson.device()
+    assert len(str(raised.value)) < 300 and "\n" not in str(raised.value) and "cpu" in str(raised.value)

@@ -377,3 +377,27 @@ def test_spectrograms_draw_each_sound_over_its_mel_bands(figures, capsys):
     assert said(capsys) == "Three sounds. 3 sounds of 0.10 seconds: a cat; a dog; a pig."
     with pytest.raises(ValueError, match="needs waves"):
         plots.spectrograms(waves, mels[0], ["a", "b", "c"], rate=8000)
+
+
+def test_images_of_bytes_are_understood_and_other_ranges_refused():
+    images = world.render(world.sample(2, seed=0), device="cpu")
+    as_bytes = drawing.as_images((images * 255).round().to(torch.uint8))
+    assert np.abs(as_bytes - drawing.as_images(images)).max() < 0.5 / 255 + 1e-6
+    with pytest.raises(ValueError, match="these go up to 2..: divide them by 255"):
+        drawing.as_images(images * 255)
+
+
+def test_korean_letters_get_a_font_where_there_is_one(monkeypatch):
+    from matplotlib.font_manager import fontManager
+
+    class Font:
+        name = "NanumGothic"
+
+    monkeypatch.setattr(fontManager, "ttflist", [Font])
+    assert drawing.korean_font() == "NanumGothic"
+    with matplotlib.rc_context():
+        drawing.style()
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "NanumGothic"]
+        monkeypatch.setattr(fontManager, "ttflist", [])
+        drawing.style()
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans"]

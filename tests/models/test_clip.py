@@ -7,6 +7,7 @@ import torch
 
 from mmlesson import world
 from mmlesson.checkpoints import load_pretrained
+from mmlesson.models.attention import TextTransformer
 from mmlesson.models.clip import clip_loss, clip_resnet, clip_vit, image_features, train_clip, zero_shot_classifier
 
 
@@ -48,3 +49,32 @@ def test_a_classifier_made_of_words_is_the_mean_over_templates():
     scenes = world.join([world.scene(world.Item("cat", "red")), world.scene(world.Item("dog", "blue"))])
     features = image_features(model, scenes, draw=lambda s: world.render(s, device="cpu"))
     assert (features @ both.T).argmax(dim=1).tolist() == [0, 1]
+
+
+def test_a_classifier_of_another_tokenizers_words():
+    tokenizer = world.Tokenizer(["teal", "circle", "a"])
+    model = clip_resnet()
+    model.text_encoder = TextTransformer(
+        vocab_size=len(tokenizer), context_length=8, width=32, layers=1, heads=1, embed_dim=256
+    )
+    assert zero_shot_classifier(model, ["teal circle"], ("a {}",), tokenizer).shape == (1, 256)
+    with pytest.raises(ValueError, match="A text of 9 tokens does not fit into 8 positions"):
+        zero_shot_classifier(model, ["teal teal teal teal circle circle"], ("a {}",), tokenizer)
+
+
+@pytest.mark.parametrize("names, templates", [("a cat", ("{}",)), (["a cat"], "a {}")])
+def test_a_string_in_place_of_a_list_is_refused(names, templates):
+    with pytest.raises(TypeError, match="takes lists of names and of templates"):
+        zero_shot_classifier(clip_resnet(), names, templates)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_in_other_number_formats_embed_images(dtype):
+    model = clip_resnet().to(dtype).eval()
+    features = image_features(model, world.sample(4))
+    assert features.dtype == dtype and features.isfinite().all()
+
+
+def test_training_without_a_curriculum():
+    history = train_clip(clip_resnet(), world.CaptionBatches(2, batch_size=4, curriculum=0))
+    assert len(history.steps) == 2

@@ -13,11 +13,14 @@ from mmlesson.models.flamingo import (
     MEDIA_WIDTH,
     TOKENIZER,
     CrossAttention,
+    Flamingo,
+    LanguageModel,
     PerceiverResampler,
     apply_rope,
     episodes_loss,
     interpolate_times,
     long_lists,
+    media_mask,
     recall_accuracy,
     small_flamingo,
     small_language_model,
@@ -189,3 +192,16 @@ def test_the_shipped_flamingo_fits_and_its_gates_are_open():
     rebuilt = small_flamingo(layers=2, latents=8, grid_positions=True)
     assert set(load_weights("flamingo")) == set(trained_state(rebuilt))
     assert max(layer.alpha_attn.tanh().abs().item() for layer in model.gated.values()) > 0.3
+
+
+def test_another_image_token_is_seen():
+    tokens = torch.tensor([[5, 900, 6, 900, 7]])
+    assert not media_mask(tokens, 2).any(), "900 is no <image> of the course's words"
+    assert media_mask(tokens, 2, image_token=900)[0].int().tolist() == [[0, 0], [1, 0], [1, 0], [0, 1], [0, 1]]
+    model = Flamingo(nn.Identity(), LanguageModel(vocab_size=1000, width=32, layers=1, heads=4),
+                     PerceiverResampler(width=16, layers=1, heads=2, head_dim=8, latents=2), media_width=16,
+                     image_token=900)  # fmt: skip
+    model.gated["0"].alpha_attn.data.fill_(1.0)
+    one, other = torch.randn(2, 1, 2, 1, 4, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (model(tokens, one) - model(tokens, other))[0, 1:].abs().max() > 1e-4

@@ -2,8 +2,10 @@
 
 import math
 
+import pytest
 import torch
 
+from mmlesson import world
 from mmlesson.experiments.parity.flava import tiny_batch, tiny_ours, tiny_reference
 from mmlesson.models.flava import (
     FLAVA,
@@ -100,3 +102,13 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(a[0], b[0, : a.shape[1]])
     torch.testing.assert_close(model.match(images, tokens), model.match(images, longer))
     torch.testing.assert_close(model.encode_text(tokens), model.encode_text(longer))
+
+
+def test_words_of_another_tokenizer_are_masked_with_its_own_ids():
+    tokenizer = world.Tokenizer([f"word{letter}" for letter in "abcdefgh"])
+    tokens = torch.randint(1, tokenizer.sot, (200, 12), generator=torch.Generator().manual_seed(0))
+    corrupted, labels = mask_words(tokens, torch.Generator().manual_seed(1), 0.5, tokenizer)
+    assert (corrupted == len(tokenizer)).any() and corrupted.max() == len(tokenizer)
+    assert labels.max() < tokenizer.sot
+    with pytest.raises(ValueError, match="Token 30000 is none of the tokenizer's 11"):
+        mask_words(torch.tensor([[30000]]), torch.Generator(), 0.5, tokenizer)

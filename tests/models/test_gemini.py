@@ -300,3 +300,40 @@ def test_what_is_said_first_is_drawn_after_the_sound(model):
     expected, _ = generate_images(model, [[SPEECH, f"<en> {words} ;"] for words in said], waves)
     assert torch.equal(drawn, expected)
     assert not torch.equal(drawn, generate_images(model, [[SPEECH]] * 2, waves)[0])
+
+
+def test_sounds_and_their_places_must_agree():
+    model = small_gemini(layers=1)
+    tokens = interleave([[SPEECH, "a red cat"], [SPEECH, "a blue dog"]])[0]
+    waves = world.speak(["red cat", "blue dog"])
+    with torch.no_grad():
+        assert model(tokens, waves).isfinite().all()
+        for wrong in (None, waves[:1], torch.cat([waves, waves[:, :8000]], dim=1)):  # none, one, too long
+            with pytest.raises(ValueError, match="52 places for sound got .* tokens: one clip a SPEECH"):
+                model(tokens, wrong)
+
+
+def test_another_vocabulary_and_another_grid():
+    tokenizer = world.Tokenizer(["teal", "circle", "<image>", "</image>"])
+    model = small_gemini(tokenizer=tokenizer, codes=10, grid=3, layers=1)
+    codes = torch.arange(9).view(3, 3)
+    tokens = interleave([["teal circle", codes]], tokenizer)[0]
+    first = len(tokenizer)
+    assert tokens[0, 4:13].tolist() == list(range(first, first + 9))
+    with torch.no_grad():
+        assert model(tokens).shape == (1, tokens.shape[1], first + 10)
+        text = generate_text(model, [[codes, "teal"]], max_words=3)
+        drawn, _ = generate_images(model, [["circle"]])
+    assert set(text[0].split()) <= set(tokenizer.words)
+    assert drawn.shape == (1, 3, 3) and drawn.max() < 10
+
+
+def test_a_row_that_is_no_list_of_parts_is_refused():
+    with pytest.raises(TypeError, match="interleave takes rows of parts"):
+        interleave(["a red cat"])
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}])
+def test_a_way_to_sample_that_has_no_meaning_is_refused(options):
+    with pytest.raises(ValueError, match="temperature is at least 0 and top_k at least 1"):
+        sample_token(torch.zeros(2, 5), **options)

@@ -1,7 +1,6 @@
 """Hygiene of the stored notebooks, and proof that each check of it can fail."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import hygiene
@@ -67,11 +66,6 @@ def test_every_notebook_that_is_named_is_there():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_hygiene(path):
     assert hygiene.problems(path) == []
-
-
-def test_badges_lead_home():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["urls"]["Homepage"] == f"https://github.com/{hygiene.HOME}"
 
 
 TOP = f"""# Toy: a lesson

@@ -146,3 +146,54 @@ def test_without_notebooks_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mmlesson, "repository", lambda: None)
     assert __main__.main(["student"]) == 1
     assert "built from a clone" in capsys.readouterr().err
+
+
+def course(tmp_path, monkeypatch, **files):
+    """A clone with one notebook and these files in notebooks/."""
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(worked_notebook(), tmp_path / "notebooks" / "01_a.ipynb")
+    for name, text in files.items():
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(text)
+    monkeypatch.setattr(mmlesson, "repository", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("damaged", ["", '{"cells": [{"source": ["torn', "[]", '{"cells": 3}', '{"no": "cells"}'])
+def test_a_damaged_notebook_is_named_and_nothing_is_written(damaged, tmp_path, monkeypatch, capsys):
+    root = course(tmp_path, monkeypatch, **{"02_torn": damaged})
+    assert __main__.main(["student"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("02_torn.ipynb is no notebook") and "git checkout notebooks/02_torn.ipynb" in said
+    assert not (root / "student").exists()
+
+
+def test_a_readers_own_notebook_beside_the_lessons_is_left_out(tmp_path, monkeypatch):
+    root = course(tmp_path, monkeypatch, Untitled="not even json")
+    assert __main__.main(["student"]) == 0
+    assert [path.name for path in (root / "student").iterdir()] == ["01_a.ipynb"]
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path, monkeypatch):
+    root = course(tmp_path, monkeypatch)
+    path = root / "notebooks" / "01_a.ipynb"
+    path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert __main__.main(["student"]) == 0
+
+
+def test_a_file_in_place_of_the_folder_is_one_sentence(tmp_path, monkeypatch, capsys):
+    root = course(tmp_path, monkeypatch)
+    (root / "student").write_text("mine")
+    assert __main__.main(["student"]) == 1
+    assert "is a file, and the student edition wants a folder of that name" in capsys.readouterr().err
+    assert (root / "student").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch, capsys):
+    course(tmp_path, monkeypatch)
+
+    def read_only(source, target):
+        raise PermissionError(13, "Permission denied", str(target))
+
+    monkeypatch.setattr(edition, "build", read_only)
+    assert __main__.main(["student"]) == 1
+    assert "student cannot be written (Permission denied)" in capsys.readouterr().err
