@@ -117,20 +117,13 @@ def clip_loss(answer):
         case("", image, text, torch.tensor(scale, dtype=dtype))
     features = ("image_features", "text_features", "logit_scale")
     case("", image, text, torch.tensor(scale, dtype=dtype), gradients=features)
-    one = (image[:1], text[:1], torch.tensor(scale, dtype=dtype))
-    case("of a batch of one pair", *one)
-    case(
-        "of a batch of one pair",
-        *one,
-        gradients=features,
-        hint="The loss is 0 and flat there, and backward() still runs.",
-    )
+    case("of a batch of one pair", image[:1], text[:1], torch.tensor(scale, dtype=dtype))
     case("of features with one number each", image[:, :1], text[:, :1], torch.tensor(scale, dtype=dtype))
     same, image, ln_100 = torch.ones(6, 4), randn(5, 7, seed=3), torch.tensor(100.0).log()
     case("where all features are equal, which is chance, ln N,", same, same, torch.tensor(2.0))
-    overflow = "exp(100) overflows float32: subtract each row's maximum before exp, as log-sum-exp does."
+    overflow = "Subtract each row's maximum before exp, and clamp nothing: exp(100) overflows float32."
     case("of perfect pairs at scale 100", image, image, ln_100, hint=overflow)
-    underflow = "The probabilities round to 0 and have no log (an epsilon hides that): use logit - logsumexp(logits)."
+    underflow = "Take logit - log-sum-exp, and clamp nothing: probabilities that round to 0 have no log."
     case("of opposite pairs at scale 100", image, -image, ln_100, hint=underflow)
     apart = torch.ones(5, 4)
     apart[2] = -1
@@ -439,7 +432,7 @@ def multi_positive_loss(answer):
     answer.case("without duplicates, CLIP's own,", logits=randn(6, 6, seed=5), captions=list("abcdef"))
     answer.case("where all captions are equal", logits=randn(3, 3, seed=6), captions=3 * ["a red apple"])
     answer.case("of a batch of one pair", logits=randn(1, 1, seed=7), captions=["a red apple"])
-    hint = "Large logits overflow exp and underflow its log: use log_softmax or logsumexp."
+    hint = "Give large logits to log_softmax or logsumexp as they are: exp overflows, and its log underflows."
     answer.case("of large logits", logits=200 * randn(14, 14, seed=4), captions=captions, hint=hint)
 
 

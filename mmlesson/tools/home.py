@@ -14,8 +14,8 @@ OWNER = r"[\w.-]+/[\w.-]+"
 ADDRESSES = [
     re.compile(rf"({before})({OWNER})({after})")
     for before, after in (
-        (r"https://colab\.research\.google\.com/github/", r"/blob/main/(?:notebooks|student)/"),
-        (r"https://mybinder\.org/v2/gh/", r"/main\?urlpath="),
+        (r"https://colab\.research\.google\.com/github/", r"/blob/(?:main/notebooks|student/student)/"),
+        (r"https://mybinder\.org/v2/gh/", r"/(?:main|student)\?urlpath="),
         (r"%pip install -q git\+https://github\.com/", r""),
         (r"git clone --depth 1 https://github\.com/", r""),
         (r"https://github\.com/", r"/issues/new/choose"),

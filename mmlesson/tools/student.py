@@ -12,6 +12,10 @@ import mmlesson
 
 CODE_STUB = "# YOUR CODE HERE\nraise NotImplementedError()"
 TEXT_STUB = "YOUR ANSWER HERE"
+BADGES = (  # of the worked edition, and of this one, which stands in a branch of its own
+    ("/blob/main/notebooks/", "/blob/student/student/"),
+    ("/main?urlpath=lab/tree/notebooks/", "/student?urlpath=lab/tree/student/"),
+)
 
 
 def clear_solutions(source, stub=CODE_STUB):
@@ -75,6 +79,17 @@ def _read(path):
     return notebook
 
 
+def _with_badges(notebook):
+    """Its badges open the student edition."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            source = "".join(cell["source"])
+            for worked, student in BADGES:
+                source = source.replace(worked, student)
+            cell["source"] = source.splitlines(keepends=True)
+    return notebook
+
+
 def build(source, target):
     """Write the student edition of every notebook in folder `source` to folder `target` (Paths).
 
@@ -84,7 +99,7 @@ def build(source, target):
     if not notebooks:
         raise FileNotFoundError(f"There are no notebooks in {source}: restore them with `git checkout notebooks`.")
     # All are read and cleared before any is written: an error leaves no half-built folder.
-    editions = {path.name: student_edition(_read(path), path.name) for path in notebooks}
+    editions = {path.name: _with_badges(student_edition(_read(path), path.name)) for path in notebooks}
     if target.exists() and not target.is_dir():
         raise FileExistsError(
             f"{target} is a file, and the student edition wants a folder of that name: rename the file."

@@ -105,7 +105,7 @@ def _sprite(object_index, color, pixels, style):
     small = master(object_index).resize((pixels, pixels), Image.Resampling.BOX)
     rgba = torch.from_numpy(np.array(small, dtype=np.float32) / 255)
     colored = tint(rgba, color) if style == "drawing" else restyle(rgba, color, style)
-    return torch.cat([colored[..., :3] * colored[..., 3:], colored[..., 3:]], dim=-1).permute(2, 0, 1)
+    return torch.cat([colored[..., :3] * colored[..., 3:], colored[..., 3:]], dim=-1).permute(2, 0, 1).contiguous()
 
 
 @cache

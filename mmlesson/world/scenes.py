@@ -19,6 +19,7 @@ SUBSET = range(0, len(OBJECTS), 3)
 # For sample(): items that are large, upright and near the middle of their cell.
 LARGE_UPRIGHT = {"size": (0.85, 0.95), "angle": 5.0, "spread": 0.3}
 BACKGROUND = (0.96, 0.96, 0.94)  # paper; random scenes draw a light color of their own
+PIXELS_AT_ONCE = 2**18  # render draws so many at a time: 256 images of 32 x 32 pixels
 MEAN, STD = 0.88, 0.22  # of the pixels of random scenes, roughly
 
 
@@ -264,6 +265,13 @@ def render(scenes, side=32, style="drawing", device=None):
     if not (isinstance(side, int) and side >= 8):
         raise ValueError(f"side is the image's height and width in pixels, a whole number from 8 up; got {side!r}.")
     device = torch.device(device) if device is not None else default_device()
+    # Few at a time: what is needed on the way stays small enough to be used again, and large images fit into memory.
+    some = max(1, PIXELS_AT_ONCE // side**2)
+    parts = [_render(scenes[i : i + some], side, style, device) for i in range(0, max(1, len(scenes)), some)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _render(scenes, side, style, device):
     n, slots = scenes.objects.shape
     # The sprites' resolution follows the drawings' size, so reducing them does not alias.
     pixels = max(16, round(side * (1.0 if slots == 1 else 0.5) * glyphs.MARGIN))

@@ -160,10 +160,10 @@ def course(tmp_path, monkeypatch, **files):
 
 @pytest.mark.parametrize("damaged", ["", '{"cells": [{"source": ["torn', "[]", '{"cells": 3}', '{"no": "cells"}'])
 def test_a_damaged_notebook_is_named_and_nothing_is_written(damaged, tmp_path, monkeypatch, capsys):
-    root = course(tmp_path, monkeypatch, **{"02_torn": damaged})
+    root = course(tmp_path, monkeypatch, **{"02_b": damaged})
     assert __main__.main(["student"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("02_torn.ipynb is no notebook") and "git checkout notebooks/02_torn.ipynb" in said
+    assert said.startswith("02_b.ipynb is no notebook") and "git checkout notebooks/02_b.ipynb" in said
     assert not (root / "student").exists()
 
 
@@ -197,3 +197,16 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch, 
     monkeypatch.setattr(edition, "build", read_only)
     assert __main__.main(["student"]) == 1
     assert "student cannot be written (Permission denied)" in capsys.readouterr().err
+
+
+def test_the_badges_open_the_student_edition(tmp_path, monkeypatch):
+    root = course(tmp_path, monkeypatch)
+    badge = "https://colab.research.google.com/github/a/b/blob/main/notebooks/01_a.ipynb"
+    binder = "https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/notebooks/01_a.ipynb"
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell(f"[c]({badge}) [b]({binder})")]), root / "notebooks/01_a.ipynb"
+    )
+    assert __main__.main(["student"]) == 0
+    (cell,) = nbformat.read(root / "student" / "01_a.ipynb", as_version=4).cells
+    assert "github/a/b/blob/student/student/01_a.ipynb" in cell.source
+    assert "gh/a/b/student?urlpath=lab/tree/student/01_a.ipynb" in cell.source
