@@ -406,7 +406,7 @@ def interleave(answer):
     """
     small, wide = torch.tensor([[3, 0, 5], [7, 1, 2]]), torch.tensor([[4, 6, 0, 8, 2]])
     dot = torch.tensor([[8]])
-    tall = torch.tensor([[1, 9, 6], [0, 3, 6], [5, 4, 6], [2, 7, 6]])[:, :2]  # cut from a wider one, as in a crop
+    tall = torch.tensor([[1, 0, 5, 2], [9, 3, 4, 7]]).mT  # column by column in memory, which view() does not take
     # Codes that are the numbers of marks, of words and of their neighbors.
     marks = torch.tensor([[11, 15, 15], [3, 3, 3], [0, 11, 0]])
     large = 8191 - 20 * torch.arange(400).view(20, 20)
