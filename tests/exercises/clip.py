@@ -53,7 +53,7 @@ def in_place_on_the_way(logits):
 WRONG["clip_loss"] = {
     "exp(100) overflows float32": loss_by(lambda z: (z.exp().sum(1).log() - z.diagonal()).mean()),
     "probabilities that round to 0": loss_by(lambda z: -z.softmax(1).diagonal().log().mean()),
-    "an epsilon hides that": loss_by(lambda z: -(z.softmax(1).diagonal() + 1e-8).log().mean()),
+    "log-sum-exp, and clamp nothing: probabilities": loss_by(lambda z: -(z.softmax(1).diagonal() + 1e-8).log().mean()),
     "Subtract the maximum of each row, not that of the whole matrix": loss_by(maximum_of_the_matrix),
     "no gradient flows from the loss to logit_scale": loss_by(exp_and_sum, scale=lambda s: s.detach().exp()),
     "uses logsumexp, which this exercise asks you to do without": lambda i, t, s: (
