@@ -16,7 +16,7 @@ TEST_STAMP := $(VENV)/.installed-test
 
 # .venv holds absolute paths and belongs to one Python, so a moved clone or an upgraded Python needs a new one.
 HERE := $(CURDIR) $(shell $(PYTHON) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2> /dev/null)
-MADE := $(shell cat $(VENV)/.made-for 2> /dev/null)
+MADE := $(strip $(shell cat $(VENV)/.made-for 2> /dev/null))
 ifneq ($(MADE),)
 ifneq ($(MADE),$(strip $(HERE)))
 ANEW := anew

@@ -29,7 +29,7 @@ def main(arguments=None):
         from mmlesson.tools import readme_table
 
         return readme_table.main()
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:  # a folder of somebody else's, a full disk

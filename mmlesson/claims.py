@@ -9,6 +9,10 @@ import torch
 
 from mmlesson import display
 
+_EXPLAIN = "__mmlesson_explain__"  # explain, where every cell finds it
+_NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+_count = itertools.count()  # of the values kept: no two asserts share a name
+
 
 def watch():
     """From the next cell on, a failing `assert` without a message says what was measured. Does nothing outside IPython.
@@ -38,9 +42,6 @@ def explain(claim, measured):
             values.append(f"{source} is {_short(found)}")
     said = f"Expected {claim}, but {' and '.join(values) or 'it is false'}."
     return display.wrapped(f"{said} Did you change something above, or stop a training early?")
-
-
-_EXPLAIN = "__mmlesson_explain__"
 
 
 class _Rewriter(ast.NodeTransformer):
@@ -84,10 +85,6 @@ class _Rewriter(ast.NodeTransformer):
             parts[ast.unparse(node)] = name = f"_claimed_{next(_count)}"
             return ast.NamedExpr(ast.Name(name, ast.Store()), node)
         return node
-
-
-_count = itertools.count()
-_NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
 
 
 def _is_number(node):

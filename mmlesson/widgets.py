@@ -83,14 +83,14 @@ def explore(draw, title="", continuous_update=False, **controls):
         heading = [ipywidgets.Label(title)] if title else []
         box = ipywidgets.VBox([*heading, *made.values()])
         names = ", ".join(control.description for control in made.values())
-        view = {
+        view = {  # as ipywidgets 8 makes it; 7, which Colab has, has no method for it
             "text/plain": f"(In a running notebook, controls stand here: {names}.)",  # what a stored notebook shows
             "application/vnd.jupyter.widget-view+json": {
                 "version_major": 2,
                 "version_minor": 0,
                 "model_id": box.model_id,
             },
-        }  # as ipywidgets 8 makes it; 7, which Colab has, has no method for it
+        }
         show_widgets(view, raw=True)
         explorer._show()
     else:

@@ -101,9 +101,7 @@ def build(source, target):
     # All are read and cleared before any is written: an error leaves no half-built folder.
     editions = {path.name: _with_badges(student_edition(_read(path), path.name)) for path in notebooks}
     if target.exists() and not target.is_dir():
-        raise FileExistsError(
-            f"{target} is a file, and the student edition wants a folder of that name: rename the file."
-        )
+        raise ValueError(f"{target} is a file, and the student edition wants a folder of that name: rename the file.")
     target.mkdir(exist_ok=True)
     written, kept = [], []
     for name, notebook in editions.items():

@@ -37,12 +37,16 @@ class CaptionBatches:
             yield images, tokenizer.encode(captions(scenes, self.generator)).to(images.device)
 
 
+def _check_room(batch_size):
+    if batch_size < 4:
+        raise ValueError(f"A batch has scenes of one to four items, so batch_size is at least 4, not {batch_size}.")
+
+
 class ImageBatches:
     """Images of one to four items, for the image codebook: yields (N, 3, side, side), side 32 and 24 in turn."""
 
     def __init__(self, steps, *, batch_size=64, seed=0, device=None):
-        if batch_size < 4:
-            raise ValueError(f"A batch has scenes of one to four items, so batch_size is at least 4, not {batch_size}.")
+        _check_room(batch_size)
         self.steps, self.batch_size, self.device = steps, batch_size, device
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -70,8 +74,7 @@ class MaskedBatches:
 
     def __init__(self, encode, block_mask, mask_words, steps=0, *, mixture=(0.7, 0.15, 0.15), negatives=True,
                  batch_size=64, seed=0, device=None):  # fmt: skip
-        if batch_size < 4:
-            raise ValueError(f"A batch has scenes of one to four items, so batch_size is at least 4, not {batch_size}.")
+        _check_room(batch_size)
         self.encode, self.mask_words, self.device = encode, mask_words, device or mmlesson.device()
         self.steps, self.mixture, self.negatives, self.batch_size = steps, mixture, negatives, batch_size
         self.generator = torch.Generator().manual_seed(seed)

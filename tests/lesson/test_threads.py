@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmlesson import lesson, threads
+from mmlesson.train import fit
 
 
 def container(tmp_path, groups, line):
@@ -143,3 +144,20 @@ def test_the_real_work_can_be_timed_and_the_threads_come_back():
     chooser.choose()
     chooser.restore()
     assert torch.get_num_threads() == before
+
+
+def test_training_asks_before_every_step_and_gives_the_threads_back(monkeypatch):
+    asked, model = [], torch.nn.Linear(2, 1)
+
+    class Chooser:
+        choose = staticmethod(lambda: asked.append("step"))
+        restore = staticmethod(lambda: asked.append("end"))
+
+    monkeypatch.setattr(threads, "Chooser", Chooser)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fit(model, lambda step: model(torch.ones(1, 2)).square().mean(), optimizer, 3)
+    assert asked == ["step", "step", "step", "end"]
+    asked.clear()
+    with pytest.raises(FloatingPointError):
+        fit(model, lambda step: model(torch.full((1, 2), math.inf)).mean(), optimizer, 3)
+    assert asked == ["step", "end"]

