@@ -134,7 +134,7 @@ def zero_shot_classifier(model, names, templates=("{}",), tokenizer=None):
 def image_features(model, scenes, draw=world.render):
     """Normalized image embeddings of many scenes: (N, D). draw(scenes) -> images (N, 3, H, W)."""
     embeddings = []
-    for chunk in torch.arange(len(scenes)).split(64):
+    for chunk in torch.arange(len(scenes)).split(32):
         images = draw(scenes[chunk]).to(model.logit_scale)  # the model's device and number format
         embeddings.append(F.normalize(model.encode_image(images), dim=-1))
     return torch.cat(embeddings)
