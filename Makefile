@@ -33,10 +33,11 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
-lab: $(LAB_STAMP)  ## install what is missing and open the course in JupyterLab
-	@test -d student || $(PYTHON) -m mmlesson student
-	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_FLAGS) notebooks/00_start_here.ipynb
+lab: $(LAB_STAMP)  ## install what is missing and open the student edition in JupyterLab
+	@$(PYTHON) -m mmlesson student
+	$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" $(LAB_FLAGS) student/00_start_here.ipynb
 
+test: export MMLESSON_STRICT := 1
 test: export MMLESSON_RESULTS := $(CURDIR)/test-artifacts/results
 test: $(TEST_STAMP)  ## run every test and every notebook
 	$(PYTHON) -m ruff check .
@@ -49,7 +50,7 @@ doctor: $(LAB_STAMP)  ## check this machine and say how to fix what is wrong
 	@$(PYTHON) -m mmlesson doctor
 
 export: $(TEST_STAMP)  ## write mmlesson/models from the notebooks' "#| export" cells
-	$(VENV)/bin/nbdev-export
+	$(PYTHON) -m mmlesson.tools.export
 
 # `jupyter execute`, because `nbconvert --execute` sometimes hangs on widgets. GitHub refuses notebooks with stored
 # widgets, and a patch version of Python is no news: nbstripout drops both and keeps outputs, counts and cell ids.

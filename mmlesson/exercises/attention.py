@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 import torch
 
 from mmlesson.exercises import DTYPES, exercise, randn
+from mmlesson.models import attention as model
 
 # Attention --------------------------------------------------------------------------------------------------------
 
@@ -64,6 +65,7 @@ _ZEROS = "A query with nothing to attend to gets zeros."
 @exercise(
     verified="scale, masks of all shapes, a fully blocked row, gradients, large scores, sides of one, both float types",
     returns={"the output": "(B, Tq, dv)", "the weights tensor": "(B, Tq, Tk)"},
+    step=True,
     correct=_attention(),
     mistakes={
         "the scores are not scaled: divide q @ k.mT by the square root of d.": _divided(lambda d, keys: 1),
@@ -199,6 +201,200 @@ def causal_padding_mask(answer):
         answer.case(f"for lengths {lengths} and size {size}", lengths=torch.tensor(lengths), size=size)
 
 
+# Layers -----------------------------------------------------------------------------------------------------------
+
+
+def _built(cls, width, heads, dtype):
+    """A layer of this class, with every parameter random: a bias of zero would hide a wrong bias."""
+    layer = cls(width=width, heads=heads).to(dtype)
+    for i, p in enumerate(layer.parameters()):
+        p.data.copy_(0.5 * randn(*p.shape, seed=i))
+    return layer
+
+
+def _run(cls, width, heads, x, mask):
+    return _built(cls, width, heads, x.dtype)(x, mask)
+
+
+def _run_and_record(cls, width, heads, x, mask):
+    """The output, and the weights that `recording` keeps, None if it keeps none."""
+    layer = _built(cls, width, heads, x.dtype)
+    with model.recording(layer) as weights:
+        layer(x, mask)
+    return layer(x, mask), weights[0] if weights else None
+
+
+def _layer(base, forward):
+    """The course's layer with another `forward`."""
+    return type(base.__name__, (base,), {"forward": forward})
+
+
+def _heads(attend=lambda self, q, k, v, mask: self.attend(q, k, v, mask), order="qkv", finish=None, split=None):
+    """Multi-head attention, put together from steps that a mistake replaces."""
+
+    def forward(self, x, mask=None):
+        parts = dict(zip(order, self.in_proj(x).chunk(3, dim=-1)))
+        q, k, v = ((split or model.split_heads)(parts[name], self.heads) for name in "qkv")
+        return (finish or _merged)(self, attend(self, q, k, v, mask), x)
+
+    return _layer(model.MultiHeadAttention, forward)
+
+
+def _merged(layer, heads, x):
+    return layer.out_proj(model.merge_heads(heads))
+
+
+def _without_transpose(y, heads):
+    """(N, T, width) cut straight into the shape (N, heads, T, d)."""
+    return y.reshape(len(y), heads, y.size(1), -1)
+
+
+_BLOCK = "x + attention of the norm, then x + MLP of the norm"
+
+
+def _cases(answer):
+    """The cases of a layer, with masks and without."""
+    mask = torch.ones(5, 5).bool().tril()
+    for dtype, (N, T, width, heads) in zip(
+        (*DTYPES, *DTYPES), ((2, 5, 8, 2), (3, 5, 12, 3), (1, 1, 2, 2), (4, 2, 6, 1))
+    ):
+        x = randn(N, T, width, seed=T + width, dtype=dtype)
+        told = f"for x {(N, T, width)} and {heads} head{'s'[: heads > 1]}"
+        answer.case(told, width=width, heads=heads, x=x, mask=None)
+        if T == 5:
+            answer.case(f"{told}, with a causal mask", width=width, heads=heads, x=x, mask=mask)
+    x = randn(2, 5, 8, seed=3)
+    answer.case("with a causal mask", width=8, heads=2, x=x, mask=mask, gradients=("x",))
+
+
+@exercise(
+    verified="heads, order, masks, the last projection, recording, gradients, sides of one, both float types",
+    returns={"the output": "(N, T, width)", "the recorded weights": "(N, heads, T, T)"},
+    step=True,
+    use=_run_and_record,
+    correct=model.MultiHeadAttention,
+    mistakes={
+        "the mask has no effect: hand it on to self.attend.": _heads(lambda self, q, k, v, mask: self.attend(q, k, v)),
+        "the last projection is missing: send the merged heads through self.out_proj.": _heads(
+            finish=lambda self, heads, x: model.merge_heads(heads)
+        ),
+        "the heads are not merged but averaged: put them side by side with merge_heads.": _heads(
+            finish=lambda self, heads, x: self.out_proj(heads.mean(dim=1).repeat(1, 1, self.heads))
+        ),
+        "the heads are merged without moving their axis back: (N, heads, T, d) -> (N, T, heads, d) -> (N, T, width).": (
+            _heads(finish=lambda self, heads, x: self.out_proj(heads.reshape(x.shape)))
+        ),
+        "a reshape alone mixes tokens and heads: cut the channels into (heads, d), then swap axes 1 and 2.": _heads(
+            split=_without_transpose
+        ),
+        "there is one head: split queries, keys and values with split_heads.": _heads(
+            split=lambda y, heads: y[:, None]
+        ),
+        "queries and keys are swapped: in_proj gives queries, keys, values, in this order.": _heads(order="kqv"),
+        "keys and values are swapped: in_proj gives queries, keys, values, in this order.": _heads(order="qvk"),
+        "queries and values are swapped: in_proj gives queries, keys, values, in this order.": _heads(order="vkq"),
+        "the keys serve as values, too: use all three parts of in_proj.": _heads(
+            lambda self, q, k, v, mask: self.attend(q, k, k, mask)
+        ),
+        "the scores are divided by the square root of d twice: self.attend does it already.": _heads(
+            lambda self, q, k, v, mask: self.attend(q / q.size(-1) ** 0.5, k, v, mask)
+        ),
+        "the input is added to the result: that is the block's job.": _heads(
+            finish=lambda self, heads, x: x + _merged(self, heads, x)
+        ),
+        "nothing is recorded: let self.attend do the attention, so that `recording` can see the weights.": _heads(
+            lambda self, q, k, v, mask: model.AttentionLayer().attend(q, k, v, mask)
+        ),
+    },
+)
+def MultiHeadAttention(answer):
+    """MultiHeadAttention.forward(x, mask=None) -> (N, T, width): project, split, attend, merge, project.
+
+    x (N, T, width); mask as in attention, or None. `self.attend` does the attention, so that `recording` sees it.
+    """
+    _cases(answer)
+
+
+def _other_block(forward):
+    return _layer(model.Block, forward)
+
+
+@exercise(
+    verified="both additions, both norms, masks, gradients, sides of one, both float types",
+    returns={"the output": "(N, T, width)"},
+    step=True,
+    use=_run,
+    correct=model.Block,
+    mistakes={
+        f"nothing is added: a block is {_BLOCK}.": _other_block(
+            lambda self, x, mask=None: self.mlp(self.ln_2(self.attn(self.ln_1(x), mask)))
+        ),
+        f"the attention is not added to its input: a block is {_BLOCK}.": _other_block(
+            lambda self, x, mask=None: _then_mlp(self, self.attn(self.ln_1(x), mask))
+        ),
+        f"the MLP is not added to its input: a block is {_BLOCK}.": _other_block(
+            lambda self, x, mask=None: self.mlp(self.ln_2(x + self.attn(self.ln_1(x), mask)))
+        ),
+        "the norms come after the additions, as in the first transformers: CLIP normalizes what enters a branch.": (
+            _other_block(lambda self, x, mask=None: _post_norm(self, x, mask))
+        ),
+        "the norms are missing: each branch starts with its norm.": _other_block(
+            lambda self, x, mask=None: _then_mlp(self, x + self.attn(x, mask), norm=lambda y: y)
+        ),
+        "the attention's norm is missing: send self.ln_1(x) into self.attn.": _other_block(
+            lambda self, x, mask=None: _then_mlp(self, x + self.attn(x, mask))
+        ),
+        "the MLP's norm is missing: send self.ln_2(x) into self.mlp.": _other_block(
+            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_1(x), mask), norm=lambda y: y)
+        ),
+        "ln_1 serves twice: the MLP has its own norm, ln_2.": _other_block(
+            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_1(x), mask), norm=self.ln_1)
+        ),
+        "the two norms are swapped: ln_1 stands before the attention, ln_2 before the MLP.": _other_block(
+            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_2(x), mask), norm=self.ln_1)
+        ),
+        "the mask has no effect: hand it on to self.attn.": _other_block(
+            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_1(x)))
+        ),
+        "the branches run side by side: the MLP works on what the attention has added to.": _other_block(
+            lambda self, x, mask=None: x + self.attn(self.ln_1(x), mask) + self.mlp(self.ln_2(x))
+        ),
+        "the MLP runs before the attention: the attention comes first.": _other_block(
+            lambda self, x, mask=None: _mlp_first(self, x, mask)
+        ),
+        "the normalized x is added to, and the residual stream is lost: add to x itself.": _other_block(
+            lambda self, x, mask=None: _added_to_the_norm(self, x, mask)
+        ),
+    },
+)
+def Block(answer):
+    """Block.forward(x, mask=None) -> (N, T, width): pre-LN attention, then the pre-LN MLP, each added to its input.
+
+    x (N, T, width); mask as in attention, or None.
+    """
+    _cases(answer)
+
+
+def _then_mlp(block, x, norm=None):
+    return x + block.mlp((norm or block.ln_2)(x))
+
+
+def _post_norm(block, x, mask):
+    x = block.ln_1(x + block.attn(x, mask))
+    return block.ln_2(x + block.mlp(x))
+
+
+def _mlp_first(block, x, mask):
+    x = _then_mlp(block, x)
+    return x + block.attn(block.ln_1(x), mask)
+
+
+def _added_to_the_norm(block, x, mask):
+    y = block.ln_1(x)
+    y = block.ln_2(y + block.attn(y, mask))
+    return y + block.mlp(y)
+
+
 # One vector for a caption -----------------------------------------------------------------------------------------
 
 
@@ -214,6 +410,7 @@ def _mean_up_to_eot(states, tokens):
 @exercise(
     verified="position, first <eot>, any vocabulary, gradients, one caption, one token, both float types",
     returns={"the pooled tensor": "(N, D)"},
+    step=True,
     correct=_pool(lambda tokens: tokens.argmax(dim=1)),
     mistakes={
         "this is the last position, which is padding in a short caption: take that of <eot>.": lambda s, t: s[:, -1],

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+OTHERS = os.path.dirname(torch.__file__), os.path.dirname(__file__)  # whose lines are not a learner's
 WAIT = 10  # seconds until a check says that it is still waiting
 
 
@@ -30,8 +31,11 @@ class Interrupted(CheckFailed):
     """The learner interrupted the check while their function ran."""
 
 
-class NotAttempted(Exception):
+class NotAttempted(CheckFailed):
     """The body of the exercise is still empty."""
+
+    def __init__(self, name):
+        super().__init__(f"{name}: not attempted yet. Fill in the body above and run the cell again.")
 
 
 def _device():
@@ -40,6 +44,10 @@ def _device():
 
 def _set_device(device):
     torch.set_default_device(None if device.type == "cpu" else device)  # None removes the setting
+    try:
+        torch.get_default_device()
+    except AttributeError:  # 2.6 cannot read a setting that was removed, and transformers reads it
+        torch.set_default_device(device)
 
 
 # Settings of the whole kernel that no answer may leave changed: how to read one, how to set it, what checks use, and
@@ -167,13 +175,14 @@ def call(name, function, inputs, changes=(), forbidden=()):
 def _in_words(name, function, error, inputs):
     """The exception to raise in place of `error`, which a learner's function raised."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first frame is `call`
-    where = f" in the line `{frames[0].line}`" if frames and frames[0].line else ""
+    own = [frame for frame in frames if not frame.filename.startswith(OTHERS)] or frames
+    where = f" in the line `{own[0].line}`" if own and own[0].line else ""
     if isinstance(error, NotImplementedError) and _raised_itself(error.__traceback__):
         if is_more_than_a_raise(function):
             return CheckFailed(
                 f"{name}: `raise NotImplementedError()` still stands in your function and stops it: delete that line."
             )
-        return NotAttempted()
+        return NotAttempted(name)
     if isinstance(error, CheckFailed):
         return error
     if isinstance(error, SystemExit):
@@ -194,7 +203,7 @@ def _raised_itself(trace):
     """Whether the learner's own code raised it by a `raise`; torch raises NotImplementedErrors as well."""
     *_, last = _chain(trace)
     code = last.tb_frame.f_code
-    if code.co_filename.startswith(os.path.dirname(torch.__file__)):
+    if code.co_filename.startswith(OTHERS[0]):
         return False
     return any(i.offset == last.tb_lasti and i.opname == "RAISE_VARARGS" for i in dis.get_instructions(code))
 

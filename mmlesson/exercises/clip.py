@@ -64,7 +64,7 @@ def _surprise_without_partner(logits):
 @exercise(
     verified="both directions, normalization, scale, chance, gradients, no overflow, a batch of one, both float types",
     returns={"the loss": "one number"},
-    forbidden=("cross_entropy", "log_softmax", "logsumexp"),
+    step=True,
     correct=_loss(),
     mistakes={
         "this is the image-to-text direction only (softmax over the rows, or over the rows twice): "
@@ -170,6 +170,7 @@ def _mixed_prompts(encode_text, names, templates):
 @exercise(
     verified="both normalizations, mean over templates, order of prompts, one class, one template, both float types",
     returns={"the classifier": "(C, D)"},
+    step=True,
     correct=_classifier(),
     mistakes={
         "normalize before the mean as well, or long vectors outvote short ones.": _classifier(before=_raw),
@@ -196,8 +197,8 @@ def _mixed_prompts(encode_text, names, templates):
         "the templates are not used: encode template.format(name).": _classifier(prompt=lambda template, name: name),
     },
 )
-def zero_shot_classifier(answer):
-    """zero_shot_classifier(encode_text, names, templates) -> (C, D), one unit vector per class name.
+def class_embeddings(answer):
+    """class_embeddings(encode_text, names, templates) -> (C, D), one unit vector per class name.
 
     encode_text: list of n strings -> (n, D), not normalized; each template holds one {}. Normalize every prompt's
     features, take the mean over the templates, normalize again.
@@ -312,6 +313,7 @@ def _exponential(model):
     returns={"logit_scale": "one number"},
     observe=lambda inputs, result: inputs["model"].logit_scale.detach(),
     changes=("model.logit_scale",),
+    step=True,
     correct=_clamp(max=math.log(100)),
     mistakes={
         "model.logit_scale stays too high: lower the parameter itself, in place, as clamp_(max=...) does.": (

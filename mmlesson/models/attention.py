@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['attention', 'split_heads', 'merge_heads', 'causal_mask', 'AttentionLayer', 'recording', 'recording_outputs',
-           'MultiHeadAttention', 'QuickGELU', 'Block', 'Transformer', 'TextTransformer']
+           'MultiHeadAttention', 'QuickGELU', 'Block', 'Transformer', 'pool_eot', 'TextTransformer']
 
 # %% ../../notebooks/01_attention.ipynb #exp-imports
 import math
@@ -109,7 +109,7 @@ class QuickGELU(nn.Module):
     def forward(self, x):
         return x * torch.sigmoid(1.702 * x)
 
-
+# %% ../../notebooks/01_attention.ipynb #block-forward
 class Block(nn.Module):
     """One pre-LN transformer block: attention, then a four times wider MLP, each added to its input.
 
@@ -142,6 +142,12 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return x
+
+# %% ../../notebooks/01_attention.ipynb #pool-eot
+def pool_eot(states, tokens):
+    """states (N, T, D), tokens (N, T) -> (N, D): the state at the first position of each row's highest token id."""
+    rows = torch.arange(len(tokens), device=tokens.device)
+    return states[rows, tokens.argmax(dim=1)]
 
 # %% ../../notebooks/01_attention.ipynb #text-transformer
 class TextTransformer(nn.Module):
@@ -178,5 +184,5 @@ class TextTransformer(nn.Module):
             raise ValueError(f"A text of {length} tokens does not fit into {longest} positions: shorten it.")
         x = self.token_embedding(tokens) + self.positional_embedding[:length]  # (N, T, width)
         x = self.transformer(x, causal_mask(length, device=tokens.device))
-        end = tokens.argmax(dim=1)  # the position of <eot>; no padding mask is needed, padding lies in its future
-        return self.ln_final(x[torch.arange(len(x)), end]) @ self.text_projection  # (N, embed_dim)
+        # No padding mask is needed: padding lies in the future of <eot>, the one token that is read.
+        return self.ln_final(pool_eot(x, tokens)) @ self.text_projection  # (N, embed_dim)

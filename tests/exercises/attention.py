@@ -6,6 +6,9 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from mmlesson.models import attention as model
 
 WRONG, RIGHT = {}, {}
 
@@ -130,3 +133,87 @@ WRONG["most_frequent_pair"] = {
     "changes its input words in place": lambda words: [pair_by_sorting(words), words.clear()][0],
 }
 RIGHT["most_frequent_pair"] = {"sorted": pair_by_sorting, "slices": pair_by_slices}
+
+
+# Layers
+
+
+class ByEinsum(model.MultiHeadAttention):
+    def forward(self, x, mask=None):
+        qkv = self.in_proj(x).reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return torch.einsum("nhtd,whd->ntw", self.attend(*qkv, mask), self._last()) + self.out_proj.bias
+
+    def _last(self):
+        return self.out_proj.weight.unflatten(1, (self.heads, -1))
+
+
+class BySlices(model.MultiHeadAttention):
+    def forward(self, x, mask=None):
+        d = x.size(-1) // self.heads
+        q, k, v = (torch.stack(y.split(d, dim=-1), dim=1) for y in self.in_proj(x).tensor_split(3, dim=-1))
+        return self.out_proj(torch.cat(list(self.attend(q, k, v, mask).unbind(1)), dim=-1))
+
+
+class WithoutItsOwnParts(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x, mask=None):
+        return self.attention(x, x, x, attn_mask=None if mask is None else ~mask)[0]
+
+
+class Reshaped(model.MultiHeadAttention):
+    def forward(self, x, mask=None):
+        q, k, v = (y.view(len(x), self.heads, x.size(1), -1) for y in self.in_proj(x).chunk(3, -1))
+        return self.out_proj(self.attend(q, k, v, mask).view(x.shape))
+
+
+class WrongChunks(model.MultiHeadAttention):
+    def forward(self, x, mask=None):
+        q, k, v = self.in_proj(x).unflatten(-1, (-1, 3)).unbind(-1)
+        q, k, v = (model.split_heads(y, self.heads) for y in (q, k, v))
+        return self.out_proj(model.merge_heads(self.attend(q, k, v, mask)))
+
+
+WRONG["MultiHeadAttention"] = {
+    "let self.attend do the attention": WithoutItsOwnParts,
+    "the output": WrongChunks,
+    "raised RuntimeError in the line `q, k, v = (y.view(": Reshaped,
+}
+RIGHT["MultiHeadAttention"] = {"einsum": ByEinsum, "slices": BySlices}
+
+
+class InTwoSteps(model.Block):
+    def forward(self, x, mask=None):
+        attended = x + self.attn(self.ln_1(x), mask=mask)
+        return attended + self.mlp(self.ln_2(attended))
+
+
+class Summed(model.Block):
+    def forward(self, x, mask=None):
+        branches = [self.attn(self.ln_1(x), mask)]
+        branches.append(self.mlp(self.ln_2(x + branches[0])))
+        return torch.stack([x, *branches]).sum(dim=0)
+
+
+class InPlace(model.Block):
+    def forward(self, x, mask=None):
+        x += self.attn(self.ln_1(x), mask)
+        x += self.mlp(self.ln_2(x))
+        return x
+
+
+class Doubled(model.Block):
+    def forward(self, x, mask=None):
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + x + self.mlp(self.ln_2(x))
+
+
+class Tuple(model.Block):
+    def forward(self, x, mask=None):
+        return self.attn(self.ln_1(x), mask), self.mlp(self.ln_2(x))
+
+
+WRONG["Block"] = {"changes its input x in place": InPlace, "the output": Doubled, "but is a tuple": Tuple}
+RIGHT["Block"] = {"two steps": InTwoSteps, "a sum": Summed}

@@ -1,27 +1,26 @@
 """mmlesson/models is what `make export` writes: byte for byte, and nothing else is there."""
 
+import contextlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
 import mmlesson
+from mmlesson.tools import export
 
 ROOT = mmlesson.repository()
 MODELS = Path("mmlesson") / "models"
 
 
-def export(folder):
-    """What nbdev-export writes for the notebooks in `folder`: {file name: bytes}."""
+def exported(folder):
+    """What `make export` writes for the notebooks in `folder`: {file name: bytes}."""
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / MODELS).mkdir(parents=True)
     shutil.copy(ROOT / MODELS / "__init__.py", folder / MODELS)
-    program = Path(sys.executable).with_name("nbdev-export")
-    done = subprocess.run([program], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with contextlib.chdir(folder):
+        export.main()
     return {path.name: path.read_bytes() for path in modules(folder / MODELS)}
 
 
@@ -32,16 +31,27 @@ def modules(folder):
 
 def test_export_is_up_to_date(tmp_path):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    expected = export(tmp_path)
+    expected = exported(tmp_path)
     found = {path.name: path.read_bytes() for path in modules(ROOT / MODELS)}
     assert found.keys() == expected.keys(), "run `make export`, and delete modules that no notebook writes any more"
     stale = [name for name in found if found[name] != expected[name]]
     assert not stale, f"{', '.join(stale)} in mmlesson/models: not what the notebooks export; run `make export`"
 
 
-@pytest.mark.parametrize("body, exported", [("#| export\nx = 1", True), ("x = 1", False)])
-def test_only_marked_cells_are_exported(tmp_path, body, exported):
-    (tmp_path / "notebooks").mkdir()
+def toy(folder, body):
+    """What a notebook of one cell exports."""
+    (folder / "notebooks").mkdir()
     cells = [nbformat.v4.new_code_cell("#| default_exp toy"), nbformat.v4.new_code_cell(body)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "01_toy.ipynb")
-    assert (b"x = 1" in export(tmp_path).get("toy.py", b"")) == exported
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebooks" / "01_toy.ipynb")
+    return exported(folder).get("toy.py", b"").decode()
+
+
+@pytest.mark.parametrize("body, there", [("#| export\nx = 1", True), ("x = 1", False)])
+def test_only_marked_cells_are_exported(tmp_path, body, there):
+    assert ("x = 1" in toy(tmp_path, body)) == there
+
+
+def test_the_marks_of_answers_are_dropped(tmp_path):
+    body = "#| export\ndef f(x):\n    ### BEGIN SOLUTION\n    return x + 1\n    ### END SOLUTION"
+    written = toy(tmp_path, body)
+    assert written.endswith("def f(x):\n    return x + 1\n") and "SOLUTION" not in written

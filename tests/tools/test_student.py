@@ -11,6 +11,7 @@ from mmlesson import __main__
 from mmlesson.tools import student as edition
 
 NOTEBOOKS = sorted((mmlesson.repository() / "notebooks").glob("*.ipynb"))
+BUILT = [path for path in NOTEBOOKS if path.stem[:2] < "04"]  # the others still ask for some of what they print
 
 CELLS = {
     "no region": "x = 1\nprint(x)\n",
@@ -37,8 +38,14 @@ def by_nbgrader(notebook):
 
 
 def by_us(notebook):
+    """The sources of the notebook's own cells, without those that the student edition adds."""
+    own = {cell.id for cell in notebook.cells}
+    return [cell.source for cell in students(notebook).cells if cell.id in own]
+
+
+def students(notebook):
     ours = edition.student_edition(json.loads(nbformat.writes(notebook)))
-    return [cell.source for cell in nbformat.reads(json.dumps(ours), as_version=4).cells]
+    return nbformat.reads(json.dumps(ours), as_version=4)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -78,55 +85,92 @@ def test_unbalanced_marks_name_notebook_and_cell(source, wrong):
 
 def worked_notebook():
     shown = [new_output("stream", text="shown\n")]
+    answer = "#| export\n" + CELLS["in a function"].removesuffix("\n\n\nf(1)")
     return new_notebook(
         cells=[
-            new_markdown_cell("# 안녕 A lesson"),
+            new_markdown_cell("# 안녕 A lesson", id="title"),
             new_code_cell("print('shown')", execution_count=1, outputs=shown),
-            new_code_cell(CELLS["in a function"], execution_count=2, outputs=shown, metadata={"tags": ["exercise"]}),
+            new_markdown_cell("## Predict first\n\n1. What?"),
+            new_code_cell(answer, id="step", execution_count=2, outputs=shown, metadata={"tags": ["exercise"]}),
+            new_code_cell("f = check.f(f)", execution_count=3, outputs=shown),
         ]
     )
 
 
-def test_outputs_are_cleared_where_the_answer_was(tmp_path):
-    (tmp_path / "notebooks").mkdir()
-    source = tmp_path / "notebooks" / "01_a.ipynb"
-    nbformat.write(worked_notebook(), source)
-    before = source.read_bytes()
-    assert edition.build(source.parent, tmp_path / "student") == (["01_a.ipynb"], [])
-    assert source.read_bytes() == before
-    worked, student = (nbformat.read(tmp_path / d / "01_a.ipynb", as_version=4) for d in ("notebooks", "student"))
+def test_a_student_starts_without_outputs_and_with_answers_folded_away():
+    worked = worked_notebook()
+    student = students(worked)
     nbformat.validate(student)
-    assert student.cells[:2] == worked.cells[:2]
-    exercise = student.cells[2]
-    assert exercise.outputs == [] and exercise.execution_count is None
-    assert exercise.source == "def f(x):\n    y = 2\n    # YOUR CODE HERE\n    raise NotImplementedError()\n\n\nf(1)"
-    assert exercise.id == worked.cells[2].id and exercise.metadata.tags == ["exercise"]
+    assert all(
+        cell.outputs == [] and cell.execution_count is None for cell in student.cells if cell.cell_type == "code"
+    )
+    title, told, _, _, predictions, step, check, answer = student.cells
+    assert title.source == "# 안녕 A lesson"
+    assert "student edition" in told.source and "(../notebooks/notebook.ipynb)" in told.source
+    assert predictions.cell_type == "markdown" and "predictions" in predictions.source
+    assert step.source == "#| export\ndef f(x):\n    y = 2\n    # YOUR CODE HERE\n    raise NotImplementedError()"
+    assert step.metadata.tags == ["exercise"] and check.source == "f = check.f(f)"
+    assert answer.source == (
+        "<details><summary>Show the answer</summary>\n\n```python\n"
+        "def f(x):\n    y = 2\n    return x + y\n```\n</details>"
+    )
 
 
-def test_nothing_without_an_answer_changes_a_byte(tmp_path):
-    source = tmp_path / "notebooks" / "00_a.ipynb"
-    source.parent.mkdir()
-    notebook = worked_notebook()
-    del notebook.cells[2]
-    nbformat.write(notebook, source)
-    edition.build(source.parent, tmp_path / "student")
-    assert (tmp_path / "student" / "00_a.ipynb").read_bytes() == source.read_bytes()
+@pytest.mark.parametrize("path", BUILT, ids=lambda path: path.name)
+def test_no_answer_is_printed_before_its_step(path):
+    """No longer line of an answer stands in the student edition before or in the step itself."""
+    worked, student = nbformat.read(path, as_version=4), students(nbformat.read(path, as_version=4))
+    inside, answers = False, []
+    for cell in worked.cells:
+        for line in cell.source.splitlines() if cell.cell_type == "code" else ():
+            inside = "BEGIN SOLUTION" in line or inside and "END SOLUTION" not in line
+            if inside and "SOLUTION" not in line and len(line.strip()) > 30:
+                answers.append((cell.id, line.strip()))
+    places = {cell.id: i for i, cell in enumerate(student.cells)}
+    for step, line in answers:
+        before = [cell.id for cell in student.cells[: places[step] + 1] if line in cell.source]
+        assert before == [], f"the answer of {step} stands in {before}: {line}"
 
 
 def test_a_learners_work_is_never_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mmlesson, "repository", lambda: tmp_path)
     (tmp_path / "notebooks").mkdir()
+    source, mine = tmp_path / "notebooks" / "01_a.ipynb", tmp_path / "student" / "01_a.ipynb"
+
+    def student():
+        assert __main__.main(["student"]) == 0
+        return capsys.readouterr().out
+
+    nbformat.write(worked_notebook(), source)
+    assert student() == "Written to student/: 01_a.ipynb.\n"
+    filled = mine.read_text(encoding="utf-8").replace("raise NotImplementedError()", "return x + 2")
+    mine.write_text(filled, encoding="utf-8")
+    same = "Kept as they are in student/: 01_a.ipynb. To start one afresh, rename it and run this again.\n"
+    assert student() == same
+
+    newer = worked_notebook()
+    newer.cells[1].source = "print('changed')"
+    nbformat.write(newer, source)
+    told = "student/01_a.ipynb is kept. The lesson has changed since you began it: 01_a_2.ipynb is the newer edition.\n"
+    assert student() == told
+    assert student() == told  # and nothing is written a second time
+    assert sorted(path.name for path in mine.parent.iterdir()) == ["01_a.ipynb", "01_a_2.ipynb"]
+    assert mine.read_text(encoding="utf-8") == filled
+    assert "changed" in (mine.parent / "01_a_2.ipynb").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["my own answers", "[]", "{}", '{"metadata": null}', "\ufeff{"])
+def test_a_file_that_is_no_notebook_is_kept_too(tmp_path, text):
+    (tmp_path / "notebooks").mkdir()
     (tmp_path / "student").mkdir()
-    for name in ("01_a.ipynb", "02_b.ipynb"):
-        nbformat.write(worked_notebook(), tmp_path / "notebooks" / name)
+    nbformat.write(worked_notebook(), tmp_path / "notebooks" / "01_a.ipynb")
     mine = tmp_path / "student" / "01_a.ipynb"
-    mine.write_text("my own answers", encoding="utf-8")
-    assert __main__.main(["student"]) == 0
-    assert mine.read_text(encoding="utf-8") == "my own answers"
-    assert capsys.readouterr().out.splitlines() == [
-        "Written to student/: 02_b.ipynb.",
-        "Kept as they are in student/: 01_a.ipynb. To start one afresh, rename it and run this again.",
-    ]
+    mine.write_text(text, encoding="utf-8")
+    assert edition.build(tmp_path / "notebooks", tmp_path / "student") == (
+        ["01_a_2.ipynb"],
+        {"01_a.ipynb": "01_a_2.ipynb"},
+    )
+    assert mine.read_text(encoding="utf-8") == text
 
 
 def test_an_error_leaves_no_half_built_folder(tmp_path):

@@ -49,10 +49,11 @@ def test_only_what_is_needed_is_drawn_and_a_bounded_amount_is_kept(monkeypatch):
 
 @pytest.mark.parametrize("side", [224, 336])
 def test_one_large_image_costs_little_memory(side):
-    run = "from mmlesson import lesson, world"
-    run += f"; world.render(world.sample(1), {side}); print(lesson.peak_memory_mb())"
+    peak = "print(lesson.peak_memory_mb())"
+    run = f"from mmlesson import lesson, world; {peak}; world.render(world.sample(1), {side}); {peak}"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 600, f"{done.stdout} MB"
+    before, after = map(float, done.stdout.split())  # torch alone takes 300 MB, and 600 in a build for CUDA
+    assert after - before < 150, f"{before} MB, then {after} MB"
 
 
 def test_held_out_pairs_are_balanced_and_never_sampled_for_training():
