@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import torch
 
-from mmlesson.exercises import DTYPES, exercise, randn
+from mmlesson.exercises import DTYPES, exercise, randn, randomized
 from mmlesson.models import attention as model
 
 # Attention --------------------------------------------------------------------------------------------------------
@@ -204,21 +204,13 @@ def causal_padding_mask(answer):
 # Layers -----------------------------------------------------------------------------------------------------------
 
 
-def _built(cls, width, heads, dtype):
-    """A layer of this class, with every parameter random: a bias of zero would hide a wrong bias."""
-    layer = cls(width=width, heads=heads).to(dtype)
-    for i, p in enumerate(layer.parameters()):
-        p.data.copy_(0.5 * randn(*p.shape, seed=i))
-    return layer
-
-
 def _run(cls, width, heads, x, mask):
-    return _built(cls, width, heads, x.dtype)(x, mask)
+    return randomized(cls(width=width, heads=heads), x.dtype)(x, mask)
 
 
 def _run_and_record(cls, width, heads, x, mask):
     """The output, and the weights that `recording` keeps, None if it keeps none."""
-    layer = _built(cls, width, heads, x.dtype)
+    layer = randomized(cls(width=width, heads=heads), x.dtype)
     with model.recording(layer) as weights:
         layer(x, mask)
     return layer(x, mask), weights[0] if weights else None

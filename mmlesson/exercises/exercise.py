@@ -286,3 +286,10 @@ def randn(*shape, seed, dtype=torch.float32):
     """Normal random numbers on the CPU, the same in every dtype."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def randomized(module, dtype):
+    """The module with every parameter random, the same in every dtype: a bias of zero would hide a wrong bias."""
+    for i, p in enumerate(module.to(dtype).parameters()):
+        p.data.copy_(0.5 * randn(*p.shape, seed=i))
+    return module

@@ -1,6 +1,7 @@
 """What the Makefile calls. No lesson imports it, except Start here, which calls the doctor.
 
 doctor.py             is this machine ready for the course?
+export.py             the models, from the notebooks
 student.py            the student edition
 home.py               the project's address, from one place to all
 readme_table.py       minutes and megabytes of each lesson, in the README

@@ -169,7 +169,7 @@ def _edition(notebook):
 
 
 def _place(target, name, edition):
-    """(file name, whether this edition is there already): 03_clip.ipynb, 03_clip_2.ipynb and so on."""
+    """(file name, whether this edition is there already): this name, or the same with _2, _3 and so on."""
     stem = name.removesuffix(".ipynb")
     for candidate in itertools.chain([name], (f"{stem}_{i}.ipynb" for i in itertools.count(2))):
         try:

@@ -1,7 +1,10 @@
-"""Answers to the Vision lesson's exercise, written independently of its check."""
+"""Answers to the Vision lesson's exercises, written independently of its checks."""
 
 import torch
 import torch.nn.functional as F
+
+from mmlesson.models import vision as model
+from mmlesson.models.attention import merge_heads, split_heads
 
 
 def by_einsum(images, patch):
@@ -31,3 +34,93 @@ WRONG = {
     }
 }
 RIGHT = {"patchify": {"loops": by_loops, "einsum": by_einsum}}
+
+
+class InALoop(model.VisionTransformer):
+    def forward(self, images):
+        grid = self.conv1(images)
+        tokens = [self.class_embedding.repeat(len(images), 1)]
+        tokens += [grid[:, :, y, x] for y in range(grid.size(2)) for x in range(grid.size(3))]
+        x = self.ln_pre(torch.stack(tokens, dim=1) + self.positional_embedding)
+        for block in self.transformer.blocks:
+            x = block(x)
+        return (self.ln_post(x) @ self.proj)[:, 0]
+
+
+class Padded(model.VisionTransformer):
+    def forward(self, images):
+        x = F.pad(self.conv1(images).flatten(2).permute(0, 2, 1), (0, 0, 1, 0))
+        position = self.positional_embedding.clone()
+        position[0] = position[0] + self.class_embedding
+        return self.ln_post(self.transformer(self.ln_pre(x + position))[:, 0, :]) @ self.proj
+
+
+class Normalized(model.VisionTransformer):
+    def forward(self, images):
+        return F.normalize(InALoop.forward(self, images), dim=-1)
+
+
+class OneClassToken(model.VisionTransformer):
+    def forward(self, images):
+        x = self.conv1(images).flatten(2).mT
+        return torch.cat([self.class_embedding[None, None], x], dim=1)
+
+
+class WithoutGradient(model.VisionTransformer):
+    def forward(self, images):
+        return InALoop.forward(self, images.detach())
+
+
+WRONG["VisionTransformer"] = {
+    "the features for images (2, 3, 8, 8) and patches of 4 differ": Normalized,
+    "raised RuntimeError in the line `return torch.cat([self.class_embedding[None, None]": OneClassToken,
+    "no gradient flows": WithoutGradient,
+}
+RIGHT["VisionTransformer"] = {"loops": InALoop, "padding": Padded}
+
+
+class ByQuery(model.AttentionPool):
+    def forward(self, x):
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)
+        mean = cells.mean(dim=1) + self.positional_embedding[0]
+        tokens = torch.stack([mean, *(cells + self.positional_embedding[1:]).unbind(1)], dim=1)
+        q = split_heads(self.q_proj(mean)[:, None], self.heads)
+        k, v = split_heads(self.k_proj(tokens), self.heads), split_heads(self.v_proj(tokens), self.heads)
+        return self.c_proj(self.attend(q, k, v).flatten(1))
+
+
+class WithMask(model.AttentionPool):
+    def forward(self, x):
+        x = x.flatten(2).mT
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding
+        q, k, v = (split_heads(f(x), self.heads) for f in (self.q_proj, self.k_proj, self.v_proj))
+        everything = torch.ones(1, x.size(1), dtype=torch.bool)
+        return self.c_proj(merge_heads(self.attend(q[:, :, :1], k, v, everything)).squeeze(1))
+
+
+class Largest(model.AttentionPool):
+    def forward(self, x):
+        cells = x.flatten(2).mT
+        x = torch.cat([cells.amax(1, keepdim=True), cells], 1) + self.positional_embedding
+        q, k, v = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
+        return self.c_proj(merge_heads(self.attend(*(split_heads(y, self.heads) for y in (q, k, v))))[:, 0])
+
+
+class SquareGrid(model.AttentionPool):
+    def forward(self, x):
+        side = x.size(2)
+        return ByQuery.forward(self, x.view(len(x), -1, side, side))
+
+
+class InPlace(model.AttentionPool):
+    def forward(self, x):
+        x -= 1
+        return ByQuery.forward(self, x)
+
+
+WRONG["AttentionPool"] = {
+    "differ": Largest,
+    "raised RuntimeError in the line `return ByQuery.forward(self, x.view": SquareGrid,
+    "changes its input x in place": InPlace,
+}
+RIGHT["AttentionPool"] = {"the query by itself": ByQuery, "a mask that allows all": WithMask}
