@@ -154,7 +154,8 @@ def _mask(allowed=lambda i, j, n: (j <= i) & (j < n), finish=lambda mask: mask):
     """The mask from a rule for query i, key j and length n."""
 
     def answer(lengths, size):
-        i, j = torch.arange(size)[:, None], torch.arange(size)
+        j = torch.arange(size, device=lengths.device)
+        i = j[:, None]
         return finish(allowed(i, j, lengths[:, None, None]).expand(len(lengths), size, size))
 
     return answer
@@ -205,12 +206,12 @@ def causal_padding_mask(answer):
 
 
 def _run(cls, width, heads, x, mask):
-    return randomized(cls(width=width, heads=heads), x.dtype)(x, mask)
+    return randomized(cls(width=width, heads=heads), x)(x, mask)
 
 
 def _run_and_record(cls, width, heads, x, mask):
     """The output, and the weights that `recording` keeps, None if it keeps none."""
-    layer = randomized(cls(width=width, heads=heads), x.dtype)
+    layer = randomized(cls(width=width, heads=heads), x)
     with model.recording(layer) as weights:
         layer(x, mask)
     return layer(x, mask), weights[0] if weights else None

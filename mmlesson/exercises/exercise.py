@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+import mmlesson
 from mmlesson.exercises import calls, compare
 from mmlesson.exercises.calls import CheckFailed, Interrupted, NotAttempted
 
@@ -94,6 +95,7 @@ class Exercise:
         with calls.clean_kernel(), calls.waiting(self.name):
             self.check(answer)
             answer.judge()
+            answer.try_on(mmlesson.device())
         return answer.passed
 
 
@@ -132,6 +134,7 @@ class Answer:
     def __init__(self, exercise, function):
         self.exercise, self.function = exercise, function
         self.cases, self.outcomes, self.passed = [], [], 0
+        self.first = {}  # the inputs of the first case
         if not callable(function):
             self.fail(f"give the check the function itself, without calling it, and not a {type(function).__name__}.")
 
@@ -142,6 +145,7 @@ class Answer:
         send the same gradients as those of the correct answer. hint: marks a case that strains the numbers, judged when
         all others are right, and says what to look at.
         """
+        self.first = self.first or inputs
         self.cases.append(Case(inputs, where, hint, tuple(gradients)))
         self.outcomes.append(self.outcome(self.function, self.cases[-1]))
 
@@ -209,6 +213,21 @@ class Answer:
                 self.fail(self.recognize(rounds, alike) or failure)
         self.passed += len(tried) + sum(bool(case.gradients) for case in self.cases)
         self.cases, self.outcomes = [], []
+
+    def try_on(self, device):
+        """Fail if the function cannot work with tensors of this device, since it makes some of its own on the CPU."""
+        plain = all(x is None or isinstance(x, (torch.Tensor, int, float, str)) for x in self.first.values())
+        if torch.device(device).type == "cpu" or not plain:
+            return
+        inputs = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in self.first.items()}
+        try:
+            self.function(*inputs.values())
+        except Exception as error:
+            if "same device" in str(error) or "expected device" in str(error):
+                self.fail(
+                    f"your function makes a tensor on the CPU, but the lesson runs on {torch.device(device)}: "
+                    "give what you make the device of an input, as in torch.arange(n, device=x.device)."
+                )
 
     def recognize(self, tried, alike):
         """The sentence of the mistake that explains what was found in all cases, or None.
@@ -288,8 +307,8 @@ def randn(*shape, seed, dtype=torch.float32):
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def randomized(module, dtype):
-    """The module with every parameter random, the same in every dtype: a bias of zero would hide a wrong bias."""
-    for i, p in enumerate(module.to(dtype).parameters()):
+def randomized(module, x):
+    """The module in the dtype and on the device of x, every parameter random: a bias of 0 would hide a wrong one."""
+    for i, p in enumerate(module.to(x).parameters()):
         p.data.copy_(0.5 * randn(*p.shape, seed=i))
     return module

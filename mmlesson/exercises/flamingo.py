@@ -171,7 +171,8 @@ def _media(count=_so_far, look=torch.eq, after=lambda mask, image: mask):
 
     def answer(tokens, image_id, media):
         image = tokens == image_id
-        return after(look(count(image)[..., None], torch.arange(1, media + 1)), image)
+        number = torch.arange(1, media + 1, device=tokens.device)
+        return after(look(count(image)[..., None], number), image)
 
     return answer
 
@@ -434,7 +435,7 @@ def _stretch(positions=_positions, neighbors=_neighbors, mix=_mix, after=lambda 
     def answer(time_embeddings, frames):
         rows = len(time_embeddings)
         lower, upper, fraction = neighbors(positions(rows, frames), rows - 1)
-        fraction = fraction[:, None].to(time_embeddings.dtype)
+        fraction = fraction[:, None].to(time_embeddings)
         return after(mix(time_embeddings[lower], time_embeddings[upper], fraction))
 
     return answer

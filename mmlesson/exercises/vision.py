@@ -70,7 +70,7 @@ def patchify(answer):
 
 def _look(cls, image_size, patch_size, images):
     encoder = cls(image_size=image_size, patch_size=patch_size, width=8, layers=2, heads=2, embed_dim=6)
-    return randomized(encoder, images.dtype)(images)
+    return randomized(encoder, images)(images)
 
 
 def _patches(vit, images):
@@ -164,7 +164,7 @@ def VisionTransformer(answer):
 
 def _pool(cls, width, heads, x):
     """The pooled vector, and the weights that `recording` keeps, None if it keeps none."""
-    pool = randomized(cls(cells=x.size(2) * x.size(3), width=width, heads=heads, embed_dim=5), x.dtype)
+    pool = randomized(cls(cells=x.size(2) * x.size(3), width=width, heads=heads, embed_dim=5), x)
     with recording(pool) as weights:
         pool(x)
     return pool(x), weights[0] if weights else None

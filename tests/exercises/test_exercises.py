@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+import mmlesson
 from mmlesson.exercises import CheckFailed, Exercise, calls
+from mmlesson.models.vision import VisionTransformer
 
 LESSONS = ("start_here", "attention", "vision", "clip", "flava", "flamingo", "gemini")
 EXERCISES, WRONG, RIGHT = {}, {}, {}
@@ -220,6 +222,29 @@ def test_a_learners_own_settings_hurt_no_right_answer_and_stay(name, phrase):
             put(value)
 
 
+class PositionsOnTheCPU(VisionTransformer):
+    def forward(self, images):
+        x = self.conv1(images).flatten(2).mT
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)
+        x = self.transformer(self.ln_pre(x + self.positional_embedding))
+        return self.ln_post(x * torch.ones(x.size(1), 1))[:, 0] @ self.proj
+
+
+def mask_on_the_cpu(lengths, size):
+    position = torch.arange(size)
+    return (position <= position[:, None]) & (position < lengths[:, None, None])
+
+
+@pytest.mark.parametrize(
+    "name, answer", [("VisionTransformer", PositionsOnTheCPU), ("causal_padding_mask", mask_on_the_cpu)]
+)
+def test_an_answer_that_would_fail_on_the_readers_gpu_is_told_so(name, answer, monkeypatch):
+    exercise = EXERCISES[name]
+    assert exercise.verify(answer)
+    monkeypatch.setattr(mmlesson, "device", lambda: torch.device("meta"))  # without numbers, but a device of its own
+    assert "makes a tensor on the CPU, but the lesson runs on meta" in failure(name, answer)
+
+
 # Calls that do not come back with a result ---------------------------------------------------------------------------
 
 
@@ -337,7 +362,8 @@ def test_the_lesson_goes_on_with_the_courses_own(name, answer, monkeypatch, caps
 
 
 @every_exercise
-def test_the_courses_own_passes(name):
+def test_the_courses_own_passes_and_makes_nothing_on_the_cpu(name, monkeypatch):
+    monkeypatch.setattr(mmlesson, "device", lambda: torch.device("meta"))
     exercise = EXERCISES[name]
     assert exercise.verify(exercise.course) > 0
     assert not exercise.step or exercise.course.__module__.startswith("mmlesson.models.")

@@ -58,7 +58,13 @@ def test_no_text_names_a_lesson_by_a_number():
 
 def test_every_notebook_that_is_named_is_there():
     """A link in a text, a table or a test: notebooks/03_clip.ipynb."""
-    known = {path.name for path in NOTEBOOKS} | {"01_toy.ipynb", "01_a.ipynb", "01_a_2.ipynb", "00_a.ipynb", "02_b.ipynb"}
+    known = {path.name for path in NOTEBOOKS} | {
+        "01_toy.ipynb",
+        "01_a.ipynb",
+        "01_a_2.ipynb",
+        "00_a.ipynb",
+        "02_b.ipynb",
+    }
     for path in TEXTS:
         assert set(re.findall(r"\d\d_\w+\.ipynb", path.read_text(encoding="utf-8"))) <= known, path.name
 
