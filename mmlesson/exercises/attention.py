@@ -66,6 +66,7 @@ _ZEROS = "A query with nothing to attend to gets zeros."
     verified="scale, masks of all shapes, a fully blocked row, gradients, large scores, sides of one, both float types",
     returns={"the output": "(B, Tq, dv)", "the weights tensor": "(B, Tq, Tk)"},
     step=True,
+    pace=lambda: {name: randn(128, 64, 32, seed=0) for name in "qkv"},
     correct=_attention(),
     mistakes={
         "the scores are not scaled: divide q @ k.mT by the square root of d.": _divided(lambda d, keys: 1),
@@ -265,6 +266,7 @@ def _cases(answer):
     returns={"the output": "(N, T, width)", "the recorded weights": "(N, heads, T, T)"},
     step=True,
     use=_run_and_record,
+    pace=lambda: dict(width=64, heads=4, x=randn(64, 64, 64, seed=0), mask=None),
     correct=model.MultiHeadAttention,
     mistakes={
         "the mask has no effect: hand it on to self.attend.": _heads(lambda self, q, k, v, mask: self.attend(q, k, v)),
@@ -317,6 +319,7 @@ def _other_block(forward):
     returns={"the output": "(N, T, width)"},
     step=True,
     use=_run,
+    pace=lambda: dict(width=64, heads=4, x=randn(64, 64, 64, seed=0), mask=None),
     correct=model.Block,
     mistakes={
         f"nothing is added: a block is {_BLOCK}.": _other_block(

@@ -65,6 +65,11 @@ def _surprise_without_partner(logits):
     verified="both directions, normalization, scale, chance, gradients, no overflow, a batch of one, both float types",
     returns={"the loss": "one number"},
     step=True,
+    pace=lambda: {
+        "image_features": randn(128, 256, seed=0),
+        "text_features": randn(128, 256, seed=1),
+        "logit_scale": torch.tensor(2.7),
+    },
     correct=_loss(),
     mistakes={
         "this is the image-to-text direction only (softmax over the rows, or over the rows twice): "

@@ -104,6 +104,7 @@ def _positions_for_patches_only(vit, x):
     returns={"the features": "(N, embed_dim)"},
     step=True,
     use=_look,
+    pace=lambda: dict(image_size=32, patch_size=4, images=randn(64, 3, 32, 32, seed=0)),
     correct=model.VisionTransformer,
     mistakes={
         "the patches are scrambled: flatten the grid's two axes, then swap them with the channels.": _vit(
@@ -200,6 +201,7 @@ def _attention_pool(
     returns={"the pooled vector": "(N, embed_dim)", "the recorded weights": "(N, heads, 1, 1 + cells)"},
     step=True,
     use=_pool,
+    pace=lambda: dict(width=128, heads=8, x=randn(128, 128, 4, 4, seed=0)),
     correct=model.AttentionPool,
     mistakes={
         "the first cell asks: put the mean before the cells, and let it ask.": _attention_pool(

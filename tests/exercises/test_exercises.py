@@ -18,6 +18,7 @@ import mmlesson
 from mmlesson.exercises import CheckFailed, Exercise, calls
 from mmlesson.models.vision import VisionTransformer
 
+exercise_module = importlib.import_module("mmlesson.exercises.exercise")  # the package has a function of that name
 LESSONS = ("start_here", "attention", "vision", "clip", "flava", "flamingo", "gemini")
 EXERCISES, WRONG, RIGHT = {}, {}, {}
 for lesson in LESSONS:
@@ -367,6 +368,26 @@ def test_the_courses_own_passes_and_makes_nothing_on_the_cpu(name, monkeypatch):
     exercise = EXERCISES[name]
     assert exercise.verify(exercise.course) > 0
     assert not exercise.step or exercise.course.__module__.startswith("mmlesson.models.")
+
+
+@pytest.mark.parametrize("name", [name for name, exercise in EXERCISES.items() if exercise.pace])
+def test_a_right_answer_that_is_very_slow_passes_and_is_not_used(name, monkeypatch, capsys):
+    exercise = EXERCISES[name]
+    seconds = {exercise.correct: 1.0}  # of a stopwatch that no machine can disturb
+    monkeypatch.setattr(exercise_module, "_seconds", lambda function, inputs: seconds.get(function, 0.01))
+    assert exercise.verify(exercise.course) and len(exercise.pace()) >= 2
+    assert exercise(exercise.correct) is exercise.course
+    passed, said = capsys.readouterr().out.splitlines()
+    assert "checks passed" in passed
+    assert said == "Yours is right, and 100 times slower than the course's, with which the lesson goes on."
+    seconds[exercise.correct] = 0.15  # 15 times slower: no training takes much longer for it
+    assert exercise(exercise.correct) is exercise.correct
+
+
+def test_the_stopwatch_takes_the_shorter_of_two_calls(monkeypatch):
+    seen, clock = [], iter([0, 5, 10, 11])
+    monkeypatch.setattr(exercise_module.time, "perf_counter", lambda: next(clock))
+    assert exercise_module._seconds(seen.append, {"x": 3}) == 1 and seen == [3, 3]
 
 
 def test_a_grader_gets_an_exception(monkeypatch, capsys, tmp_path):
