@@ -62,7 +62,9 @@ def test_a_wrong_answer_is_refused(name, phrase):
 
 
 @pytest.mark.parametrize("name, variant", table(RIGHT))
-def test_a_right_answer_passes(name, variant, capsys):
+def test_a_right_answer_passes(name, variant, capsys, monkeypatch):
+    monkeypatch.setattr(Exercise, "slower", lambda *_: 1)  # loops are right, too
+    monkeypatch.setattr(calls, "WAIT", 3600)  # and a busy machine takes its time
     assert EXERCISES[name](RIGHT[name][variant]) is RIGHT[name][variant]
     line = capsys.readouterr().out
     assert re.fullmatch(rf"{name}: \d+ checks passed \(.+\)\.\n", line)
