@@ -10,6 +10,6 @@ compare.py   results and gradients beside the expected ones
 """
 
 from mmlesson.exercises.calls import CheckFailed
-from mmlesson.exercises.exercise import DTYPES, Exercise, exercise, randn, randomized
+from mmlesson.exercises.exercise import DTYPES, Exercise, exercise, randn, randomized, with_forward
 
-__all__ = ["CheckFailed", "DTYPES", "Exercise", "exercise", "randn", "randomized"]
+__all__ = ["CheckFailed", "DTYPES", "Exercise", "exercise", "randn", "randomized", "with_forward"]

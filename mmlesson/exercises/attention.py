@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import torch
 
-from mmlesson.exercises import DTYPES, exercise, randn, randomized
+from mmlesson.exercises import DTYPES, exercise, randn, randomized, with_forward
 from mmlesson.models import attention as model
 
 # Attention --------------------------------------------------------------------------------------------------------
@@ -206,21 +206,11 @@ def causal_padding_mask(answer):
 # Layers -----------------------------------------------------------------------------------------------------------
 
 
-def _run(cls, width, heads, x, mask):
-    return randomized(cls(width=width, heads=heads), x)(x, mask)
-
-
-def _run_and_record(cls, width, heads, x, mask):
-    """The output, and the weights that `recording` keeps, None if it keeps none."""
-    layer = randomized(cls(width=width, heads=heads), x)
+def run_and_record(layer, *inputs):
+    """What a layer returns, and the attention weights that `recording` keeps of it; None if it keeps none."""
     with model.recording(layer) as weights:
-        layer(x, mask)
-    return layer(x, mask), weights[0] if weights else None
-
-
-def _layer(base, forward):
-    """The course's layer with another `forward`."""
-    return type(base.__name__, (base,), {"forward": forward})
+        layer(*inputs)
+    return layer(*inputs), weights[0] if weights else None
 
 
 def _heads(attend=lambda self, q, k, v, mask: self.attend(q, k, v, mask), order="qkv", finish=None, split=None):
@@ -231,7 +221,7 @@ def _heads(attend=lambda self, q, k, v, mask: self.attend(q, k, v, mask), order=
         q, k, v = ((split or model.split_heads)(parts[name], self.heads) for name in "qkv")
         return (finish or _merged)(self, attend(self, q, k, v, mask), x)
 
-    return _layer(model.MultiHeadAttention, forward)
+    return with_forward(model.MultiHeadAttention, forward)
 
 
 def _merged(layer, heads, x):
@@ -265,7 +255,7 @@ def _cases(answer):
     verified="heads, order, masks, the last projection, recording, gradients, sides of one, both float types",
     returns={"the output": "(N, T, width)", "the recorded weights": "(N, heads, T, T)"},
     step=True,
-    use=_run_and_record,
+    use=lambda cls, width, heads, x, mask: run_and_record(randomized(cls(width=width, heads=heads), x), x, mask),
     pace=lambda: dict(width=64, heads=4, x=randn(64, 64, 64, seed=0), mask=None),
     correct=model.MultiHeadAttention,
     mistakes={
@@ -310,56 +300,67 @@ def MultiHeadAttention(answer):
     _cases(answer)
 
 
-def _other_block(forward):
-    return _layer(model.Block, forward)
+def _mlp_first(self, x, mask=None):
+    x = x + self.mlp(self.ln_2(x))
+    return x + self.attn(self.ln_1(x), mask)
+
+
+def _transformer_block(
+    attended=lambda block, x, mask: x + block.attn(block.ln_1(x), mask),
+    finished=lambda block, x: x + block.mlp(block.ln_2(x)),
+):
+    """A block, put together from steps that a mistake replaces."""
+    return with_forward(model.Block, lambda self, x, mask=None: finished(self, attended(self, x, mask)))
 
 
 @exercise(
     verified="both additions, both norms, masks, gradients, sides of one, both float types",
     returns={"the output": "(N, T, width)"},
     step=True,
-    use=_run,
+    use=lambda cls, width, heads, x, mask: randomized(cls(width=width, heads=heads), x)(x, mask),
     pace=lambda: dict(width=64, heads=4, x=randn(64, 64, 64, seed=0), mask=None),
     correct=model.Block,
     mistakes={
-        f"nothing is added: a block is {_BLOCK}.": _other_block(
-            lambda self, x, mask=None: self.mlp(self.ln_2(self.attn(self.ln_1(x), mask)))
+        f"nothing is added: a block is {_BLOCK}.": _transformer_block(
+            lambda block, x, mask: block.attn(block.ln_1(x), mask), lambda block, x: block.mlp(block.ln_2(x))
         ),
-        f"the attention is not added to its input: a block is {_BLOCK}.": _other_block(
-            lambda self, x, mask=None: _then_mlp(self, self.attn(self.ln_1(x), mask))
+        f"the attention is not added to its input: a block is {_BLOCK}.": _transformer_block(
+            lambda block, x, mask: block.attn(block.ln_1(x), mask)
         ),
-        f"the MLP is not added to its input: a block is {_BLOCK}.": _other_block(
-            lambda self, x, mask=None: self.mlp(self.ln_2(x + self.attn(self.ln_1(x), mask)))
+        f"the MLP is not added to its input: a block is {_BLOCK}.": _transformer_block(
+            finished=lambda block, x: block.mlp(block.ln_2(x))
         ),
         "the norms come after the additions, as in the first transformers: CLIP normalizes what enters a branch.": (
-            _other_block(lambda self, x, mask=None: _post_norm(self, x, mask))
+            _transformer_block(
+                lambda block, x, mask: block.ln_1(x + block.attn(x, mask)),
+                lambda block, x: block.ln_2(x + block.mlp(x)),
+            )
         ),
-        "the norms are missing: each branch starts with its norm.": _other_block(
-            lambda self, x, mask=None: _then_mlp(self, x + self.attn(x, mask), norm=lambda y: y)
+        "the norms are missing: each branch starts with its norm.": _transformer_block(
+            lambda block, x, mask: x + block.attn(x, mask), lambda block, x: x + block.mlp(x)
         ),
-        "the attention's norm is missing: send self.ln_1(x) into self.attn.": _other_block(
-            lambda self, x, mask=None: _then_mlp(self, x + self.attn(x, mask))
+        "the attention's norm is missing: send self.ln_1(x) into self.attn.": _transformer_block(
+            lambda block, x, mask: x + block.attn(x, mask)
         ),
-        "the MLP's norm is missing: send self.ln_2(x) into self.mlp.": _other_block(
-            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_1(x), mask), norm=lambda y: y)
+        "the MLP's norm is missing: send self.ln_2(x) into self.mlp.": _transformer_block(
+            finished=lambda block, x: x + block.mlp(x)
         ),
-        "ln_1 serves twice: the MLP has its own norm, ln_2.": _other_block(
-            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_1(x), mask), norm=self.ln_1)
+        "ln_1 serves twice: the MLP has its own norm, ln_2.": _transformer_block(
+            finished=lambda block, x: x + block.mlp(block.ln_1(x))
         ),
-        "the two norms are swapped: ln_1 stands before the attention, ln_2 before the MLP.": _other_block(
-            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_2(x), mask), norm=self.ln_1)
+        "the two norms are swapped: ln_1 stands before the attention, ln_2 before the MLP.": _transformer_block(
+            lambda block, x, mask: x + block.attn(block.ln_2(x), mask), lambda block, x: x + block.mlp(block.ln_1(x))
         ),
-        "the mask has no effect: hand it on to self.attn.": _other_block(
-            lambda self, x, mask=None: _then_mlp(self, x + self.attn(self.ln_1(x)))
+        "the mask has no effect: hand it on to self.attn.": _transformer_block(
+            lambda block, x, mask: x + block.attn(block.ln_1(x))
         ),
-        "the branches run side by side: the MLP works on what the attention has added to.": _other_block(
-            lambda self, x, mask=None: x + self.attn(self.ln_1(x), mask) + self.mlp(self.ln_2(x))
+        "the branches run side by side: the MLP works on what the attention has added to.": _transformer_block(
+            lambda block, x, mask: x + block.attn(block.ln_1(x), mask) + block.mlp(block.ln_2(x)), lambda block, x: x
         ),
-        "the MLP runs before the attention: the attention comes first.": _other_block(
-            lambda self, x, mask=None: _mlp_first(self, x, mask)
-        ),
-        "the normalized x is added to, and the residual stream is lost: add to x itself.": _other_block(
-            lambda self, x, mask=None: _added_to_the_norm(self, x, mask)
+        "the MLP runs before the attention: the attention comes first.": with_forward(model.Block, _mlp_first),
+        "the normalized x is added to, and the residual stream is lost: add to x itself.": _transformer_block(
+            lambda block, x, mask: (y := block.ln_1(x)) + block.attn(y, mask),
+            lambda block, x: (y := block.ln_2(x)) + block.mlp(y),
         ),
     },
 )
@@ -369,26 +370,6 @@ def Block(answer):
     x (N, T, width); mask as in attention, or None.
     """
     _cases(answer)
-
-
-def _then_mlp(block, x, norm=None):
-    return x + block.mlp((norm or block.ln_2)(x))
-
-
-def _post_norm(block, x, mask):
-    x = block.ln_1(x + block.attn(x, mask))
-    return block.ln_2(x + block.mlp(x))
-
-
-def _mlp_first(block, x, mask):
-    x = _then_mlp(block, x)
-    return x + block.attn(block.ln_1(x), mask)
-
-
-def _added_to_the_norm(block, x, mask):
-    y = block.ln_1(x)
-    y = block.ln_2(y + block.attn(y, mask))
-    return y + block.mlp(y)
 
 
 # One vector for a caption -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-OTHERS = os.path.dirname(torch.__file__), os.path.dirname(__file__)  # whose lines are not a learner's
+TORCH, CHECKS = os.path.dirname(torch.__file__), os.path.dirname(__file__)  # whose lines are not a learner's
 WAIT = 10  # seconds until a check says that it is still waiting
 
 
@@ -175,7 +175,7 @@ def call(name, function, inputs, changes=(), forbidden=()):
 def _in_words(name, function, error, inputs):
     """The exception to raise in place of `error`, which a learner's function raised."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first frame is `call`
-    own = [frame for frame in frames if not frame.filename.startswith(OTHERS)] or frames
+    own = [frame for frame in frames if not frame.filename.startswith((TORCH, CHECKS))] or frames
     where = f" in the line `{own[0].line}`" if own and own[0].line else ""
     if isinstance(error, NotImplementedError) and _raised_itself(error.__traceback__):
         if is_more_than_a_raise(function):
@@ -203,7 +203,7 @@ def _raised_itself(trace):
     """Whether the learner's own code raised it by a `raise`; torch raises NotImplementedErrors as well."""
     *_, last = _chain(trace)
     code = last.tb_frame.f_code
-    if code.co_filename.startswith(OTHERS[0]):
+    if code.co_filename.startswith(TORCH):
         return False
     return any(i.offset == last.tb_lasti and i.opname == "RAISE_VARARGS" for i in dis.get_instructions(code))
 

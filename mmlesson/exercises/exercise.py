@@ -334,6 +334,11 @@ def randn(*shape, seed, dtype=torch.float32):
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def with_forward(base, forward):
+    """The class `base` with another `forward`, under its own name."""
+    return type(base.__name__, (base,), {"forward": forward})
+
+
 def randomized(module, x):
     """The module in the dtype and on the device of x, every parameter random: a bias of 0 would hide a wrong one."""
     for i, p in enumerate(module.to(x).parameters()):

@@ -2,9 +2,10 @@
 
 import torch
 
-from mmlesson.exercises import DTYPES, exercise, randn, randomized
+from mmlesson.exercises import DTYPES, exercise, randn, randomized, with_forward
+from mmlesson.exercises.attention import run_and_record
 from mmlesson.models import vision as model
-from mmlesson.models.attention import merge_heads, recording, split_heads
+from mmlesson.models.attention import merge_heads, split_heads
 
 # Patches ----------------------------------------------------------------------------------------------------------
 
@@ -92,7 +93,7 @@ def _vit(
     def forward(self, images):
         return read(self, self.transformer(start(self, first(self, patches(self, images)))))
 
-    return type("VisionTransformer", (model.VisionTransformer,), {"forward": forward})
+    return with_forward(model.VisionTransformer, forward)
 
 
 def _positions_for_patches_only(vit, x):
@@ -164,11 +165,8 @@ def VisionTransformer(answer):
 
 
 def _pool(cls, width, heads, x):
-    """The pooled vector, and the weights that `recording` keeps, None if it keeps none."""
-    pool = randomized(cls(cells=x.size(2) * x.size(3), width=width, heads=heads, embed_dim=5), x)
-    with recording(pool) as weights:
-        pool(x)
-    return pool(x), weights[0] if weights else None
+    pool = cls(cells=x.size(2) * x.size(3), width=width, heads=heads, embed_dim=5)
+    return run_and_record(randomized(pool, x), x)
 
 
 def _mean_and_cells(pool, cells):
@@ -193,7 +191,7 @@ def _attention_pool(
         q, k, v = (split(projections[name](y), self.heads) for name, y in parts)
         return read(self, merge_heads(attend(self, q, k, v)))
 
-    return type("AttentionPool", (model.AttentionPool,), {"forward": forward})
+    return with_forward(model.AttentionPool, forward)
 
 
 @exercise(

@@ -8,10 +8,9 @@ import pytest
 from nbclient import NotebookClient
 
 import mmlesson
-from mmlesson.tools.student import CODE_STUB, student_edition
+from mmlesson.tools.student import student_edition, without_marks
 
 NOTEBOOKS = sorted((mmlesson.repository() / "notebooks").glob("*.ipynb"))
-STUB = re.compile(r"^( *)" + CODE_STUB.replace("\n", "\n *").replace("(", r"\(").replace(")", r"\)"), re.MULTILINE)
 
 
 def student(path, fill=None):
@@ -19,14 +18,10 @@ def student(path, fill=None):
     worked = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
     notebook = student_edition(json.loads(path.read_text(encoding="utf-8")), path.name)
     notebook = nbformat.reads(json.dumps(notebook), as_version=4)
-    for cell in notebook.cells:
-        filled = fill(worked[cell.id]) if fill and STUB.search(cell.source) else None
-        cell.source = cell.source if filled is None else filled
+    unwritten = [cell for cell in notebook.cells if cell.cell_type == "code" and "# YOUR CODE HERE" in cell.source]
+    for cell in unwritten if fill else ():
+        cell.source = fill(worked[cell.id]) or cell.source
     return notebook
-
-
-def without_marks(source):
-    return "\n".join(line for line in source.split("\n") if "### " not in line)
 
 
 def wrong(source):
